@@ -1,0 +1,92 @@
+"""fedbox: a federation in a box, bounding boxes included.
+
+>>> import fedbox
+>>> result = fedbox.run("quickstart", rounds=3, strategy="fedprox")  # doctest: +SKIP
+
+Heavy imports (torch, Flower) happen on first use, so `import fedbox` and `fedbox --help` are quick.
+"""
+
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .server.callbacks import Callback
+    from .server.outcome import Result
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Ask": "strategies.contract",
+    "Batch": "strategies.contract",
+    "Callback": "server.callbacks",
+    "ClientHalf": "strategies.contract",
+    "Config": "configs",
+    "ConfigError": "configs",
+    "Plugin": "strategies.contract",
+    "Result": "server.outcome",
+    "Samples": "strategies.contract",
+    "ServerHalf": "strategies.contract",
+    "Settings": "strategies.contract",
+    "Site": "strategies.contract",
+    "Update": "strategies.contract",
+    "load_config": "configs",
+}
+
+__all__ = [
+    "__version__",
+    "run",
+    "Ask",
+    "Batch",
+    "Callback",
+    "ClientHalf",
+    "Config",
+    "ConfigError",
+    "Plugin",
+    "Result",
+    "Samples",
+    "ServerHalf",
+    "Settings",
+    "Site",
+    "Update",
+    "load_config",
+]
+
+
+def run(
+    config: "str | Path | Mapping[str, Any]" = "quickstart",
+    /,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+    report: bool = True,
+    callbacks: "Sequence[Callback]" = (),
+    **overrides: Any,
+) -> "Result":
+    """Simulate a federation and return what came out.
+
+    `config` is the name of a bundled configuration, the path of a YAML file, or a mapping. `overrides` change keys of
+    it: top-level keys by name (`rounds=3`, `strategy="fedprox"`), deeper ones with two underscores for the dot
+    (`train__lr=0.05`, `data__partition__alpha=0.1`) or as `**{"train.lr": 0.05}`; `workers=2` is short for
+    `engine__workers=2`. The run leaves its files in `out` (default: a new folder under `runs/`).
+
+    Raises ConfigError (all faults at once), DataError, PluginError, CheckpointError, or RunFailedError when too few
+    clients of a round succeed.
+    """
+    from .simulations.run import check, run_config
+
+    short = {"workers": "engine.workers"}
+    if isinstance(overrides.get("engine"), str):
+        overrides["engine.kind"] = overrides.pop("engine")
+    changes = {short.get(key, key.replace("__", ".")): value for key, value in overrides.items()}
+    checked = check(config, changes)
+    folder = Path(out) if out is not None else None
+    return run_config(checked, out=folder, resume=resume, progress=not quiet, report=report, callbacks=callbacks)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

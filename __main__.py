@@ -1,0 +1,243 @@
+"""The command line: `fedbox run`, `strategies`, `configs`, `data`, `report`.
+
+Exit codes: 0 all went well; 1 the run failed or broke off; 2 the command or the configuration is at fault; 3 data or
+model; 4 a strategy; 5 a run's folder or checkpoint; 130 stopped by Ctrl-C or SIGTERM. Heavy imports stand inside the
+commands, so that `fedbox --help` answers at once.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .configs import Config
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A federation in a box: federated learning for vision where labels are scarce, clients differ and data may "
+    "not move.\n\nStart with [bold]fedbox run[/], then look at the report it leaves.",
+)
+
+ConfigArgument = Annotated[
+    str | None,
+    typer.Argument(help="A bundled configuration (see fedbox configs) or a YAML file.", show_default="quickstart"),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Changes, for example train.lr=0.05 strategy=fedprox."),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedbox {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Hold the options that belong to no command."""
+
+
+@app.command()
+def run(
+    config: ConfigArgument = None,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run [default: a new one under runs/].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
+    engine: Annotated[str | None, typer.Option(help="Engine that runs the clients: inprocess.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Worker processes [default: the cores]; 1 runs everything here.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
+) -> None:
+    """Train a federation on this machine.
+
+    [bold]fedbox run[/] alone trains 20 clients on handwritten digits in under a minute. The same seed gives the same
+    model, bit for bit, on any number of workers and after a kill and [bold]--resume[/].
+
+    [dim]fedbox run quickstart strategy=fedprox settings.fedprox.mu=0.1 --out runs/prox[/]
+    """
+    from .server.console import summary_table
+    from .simulations.run import check, raise_on_sigterm, run_config
+
+    source, changes = _split(config, overrides)
+    if engine is not None:
+        changes.append(f"engine.kind={engine}")
+    if workers is not None:
+        changes.append(f"engine.workers={workers}")
+    if resume and source is None and out is not None and (out / "config.yaml").is_file():
+        source = str(out / "config.yaml")
+    raise_on_sigterm()
+    result = run_config(check(source or "quickstart", changes), out=out, resume=resume, progress=not quiet)
+    if not quiet:
+        _print(summary_table(result.summary, result.folder))
+        _print(f"report: {result.folder / 'report.html'}")
+
+
+@app.command()
+def strategies(
+    name: Annotated[str | None, typer.Argument(help="Show this strategy's settings.")] = None,
+) -> None:
+    """List the strategies, those of installed plugins included."""
+    from rich.table import Table
+
+    from .strategies.registry import find, listings
+
+    if name is not None:
+        table = Table("setting", "default", "meaning", title=f"settings.{name}", title_justify="left")
+        for key, field in find(name).settings.model_fields.items():
+            table.add_row(key, repr(field.default), field.description or "")
+        _print(table)
+        return
+    table = Table("strategy", "what it does", "from")
+    broken = []
+    for item in listings():
+        table.add_row(item.name, item.summary or "[red]cannot be used[/]", item.origin)
+        if item.problem:
+            broken.append(item.problem)
+    _print(table)
+    for problem in broken:
+        _complain(problem)
+
+
+@app.command()
+def configs(
+    name: Annotated[str | None, typer.Argument(help="Show this configuration's YAML.")] = None,
+) -> None:
+    """List the bundled configurations."""
+    from rich.table import Table
+
+    from .configs import ConfigError, Fault, bundled, load_config
+    from .configs.faults import suggest
+
+    found = bundled()
+    if name is not None:
+        if name not in found:
+            raise ConfigError(name, [Fault(name, f"no bundled configuration; {suggest(name, found)}")])
+        typer.echo(found[name].read_text(encoding="utf-8"), nl=False)
+        return
+    table = Table("config", "strategy", "data", "model", "clients", "rounds")
+    for key in found:
+        item = load_config(key)
+        clients = item.data.partition.clients
+        table.add_row(key, item.strategy, item.data.dataset, item.model.name, str(clients or "-"), str(item.rounds))
+    _print(table)
+
+
+@app.command()
+def data(
+    config: ConfigArgument = None,
+    overrides: Overrides = None,
+    plot: Annotated[Path | None, typer.Option(help="Write the picture of the partition to this PNG file.")] = None,
+    most: Annotated[int, typer.Option(help="Show at most so many clients.")] = 50,
+) -> None:
+    """Show who holds what: samples of every client by class, labelled, unlabelled and test."""
+    from .data.describe import plot_partition
+    from .simulations.run import check
+    from .strategies.federation import Federation, counts
+
+    source, changes = _split(config, overrides)
+    checked = check(source or "quickstart", changes)
+    federation = Federation.prepare(checked)
+    held = counts(federation)
+    _print(_data_table(federation, held, most))
+    typer.echo(
+        f"server: {len(federation.server)} labelled samples, {len(federation.dataset.test)} for testing, "
+        f"{len(federation.validation)} for validation"
+    )
+    if plot is not None:
+        total = held["labelled"] + held["unlabelled"]
+        plot_partition(total, federation.dataset.classes, plot, title=checked.name, keys=federation.clients.keys)
+        typer.echo(f"picture: {plot}")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs.")],
+    out: Annotated[
+        Path | None, typer.Option(help="HTML file to write [default: DIR/report.html, or report.html].")
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about one run or several: figures, curves, spread over clients, bytes."""
+    from .server.report import write_report
+
+    target = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
+    typer.echo(f"report: {write_report(folders, target)}")
+
+
+def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:
+    """Tell the configuration from the changes: `fedbox run rounds=3` changes the default one."""
+    changes = list(overrides or [])
+    if config is not None and "=" in config and not Path(config).exists():
+        return None, [config, *changes]
+    return config, changes
+
+
+def _data_table(federation: Any, held: Any, most: int) -> Any:
+    from rich.table import Table
+
+    config: Config = federation.config
+    rule = config.data.partition
+    title = f"{federation.dataset.name}: {len(federation)} clients, {rule.kind}"
+    table = Table(
+        "client",
+        *federation.dataset.classes,
+        "labelled",
+        "unlabelled",
+        "test",
+        title=title,
+        title_justify="left",
+    )
+    total = held["labelled"] + held["unlabelled"]
+    for number in range(min(len(federation), most)):
+        name = federation.name(number)
+        if federation.clients.keys is not None:
+            name += f" ({federation.clients.keys[number]})"
+        cells = [str(count) if count else "[dim].[/]" for count in total[number]]
+        table.add_row(
+            name, *cells, *(str(int(held[kind][number].sum())) for kind in ("labelled", "unlabelled", "test"))
+        )
+    if len(federation) > most:
+        table.caption = f"and {len(federation) - most} more clients (--most)"
+    return table
+
+
+def _print(what: Any) -> None:
+    from rich.console import Console
+
+    Console().print(what)
+
+
+def _complain(text: str) -> None:
+    typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)
+
+
+def main() -> None:
+    """Run the command line; turn errors that fedbox knows into a message and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _complain("stopped; the run can go on with --resume")
+        sys.exit(130)
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise  # a fault of fedbox itself: the traceback is what a maintainer needs
+        _complain(str(error))
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What a client keeps from round to round, on disk under its name, by round, so that a round can be done again.
+
+A run that is killed in round r and resumed asks for round r once more. A client that had already finished it must then
+start from what it had before, so `read` gives the latest version written before r, and `write` keeps that version
+beside the new one. At most two versions of a client exist at a time.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+_SUFFIX = ".safetensors"
+
+
+class StateError(RuntimeError):
+    """A client's saved state cannot be read."""
+
+
+class StateStore:
+    """Versions of the clients' states in a folder; with no folder nothing can be kept."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def read(self, client: str, round_: int) -> dict[str, NDArray[Any]]:
+        """Give the arrays that the client kept before round `round_`; empty when there are none."""
+        before = [version for version in self._versions(client) if version < round_]
+        if not before:
+            return {}
+        path = self._path(client, max(before))
+        try:
+            return dict(load_file(path))
+        except (OSError, SafetensorError) as error:
+            raise StateError(f"the saved state of {client}, {path}, cannot be read: {error}") from error
+
+    def write(self, client: str, round_: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Keep the arrays as the client's state after round `round_`, atomically, and drop what is not needed."""
+        if self.folder is None:
+            raise StateError(f"{client} wants to keep state, but there is no folder for it; give --state or --out")
+        path = self._path(client, round_)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            draft.write_bytes(save(dict(arrays)))
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+        versions = self._versions(client)
+        needed = {round_, max((v for v in versions if v < round_), default=round_)}
+        for version in set(versions) - needed:
+            self._path(client, version).unlink(missing_ok=True)
+
+    def latest(self) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+        """Give (client, arrays) of every client that has state, in the order of their names."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        for folder in sorted(self.folder.iterdir(), key=lambda path: path.name):
+            versions = self._versions(folder.name)
+            if versions:
+                yield folder.name, self.read(folder.name, max(versions) + 1)
+
+    def _versions(self, client: str) -> list[int]:
+        if self.folder is None:
+            return []
+        stems = (path.stem for path in (self.folder / client).glob(f"*{_SUFFIX}"))
+        return [int(stem) for stem in stems if stem.isdigit()]
+
+    def _path(self, client: str, round_: int) -> Path:
+        assert self.folder is not None
+        return self.folder / client / f"{round_:06d}{_SUFFIX}"

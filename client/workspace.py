@@ -1,0 +1,140 @@
+"""The workspace of a process: what all the clients that run in it share (data set, resident model, strategy)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..configs import Config
+from ..models import buffer_names
+from ..strategies.contract import ClientHalf, Update
+from ..strategies.federation import Federation
+from ..strategies.registry import find, settings_of
+from ..strategies.samples import Samples
+from ..strategies.seeds import derive, seed_everything
+from ..strategies.site import Holdings, Site
+from .state import StateStore
+
+_BUFFER, _STATE = "buffer/", "state/"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One message to one client: who, in which round and phase, with which values and arrays."""
+
+    client: str
+    round: int
+    phase: str
+    values: Mapping[str, Any]
+    received: Mapping[str, NDArray[Any]]
+
+
+class Workspace:
+    """Runs clients one after the other on one resident model."""
+
+    def __init__(self, federation: Federation, folder: Path | None, half: ClientHalf[Any] | None = None) -> None:
+        config = federation.config
+        self.federation = federation
+        self.device = torch.device(config.engine.device)
+        self.flat = federation.model(self.device)
+        self.initial = self.flat.flat.clone()
+        self.store = StateStore(folder / "clients" if folder else None)
+        if half is None:
+            plugin = find(config.strategy)
+            half = plugin.client(settings_of(plugin, config.strategy, config.settings))
+        self.half = half
+
+    def train(self, visit: Visit) -> Update:
+        """Let the client train; keep what it wants to keep."""
+        site = self._site(visit)
+        seed_everything(derive(site.seed, "train", visit.round, visit.client))
+        self.half.prepare(site)
+        update = self.half.train(site)
+        self._keep(site)
+        return update
+
+    def evaluate(self, visit: Visit) -> Update:
+        """Measure the client's model on its own test samples and, for personal models, on the server's as well."""
+        site = self._site(visit, after=True)
+        seed_everything(derive(site.seed, "evaluate", visit.round, visit.client))
+        self.half.prepare(site)
+        metrics = dict(self.half.evaluate(site, site.test)) if len(site.test) else {}
+        if self.half.personal:
+            shared = self.half.evaluate(site, self._shared_test())
+            metrics |= {f"shared_{name}": value for name, value in shared.items()}
+        return Update({}, len(site.test), metrics)
+
+    def describe(self, client: str) -> dict[str, int]:
+        """Say what the client holds: numbers of samples, never the samples."""
+        roles = self.federation.roles(client)
+        return {"labelled": len(roles.labelled), "unlabelled": len(roles.unlabelled), "test": len(roles.test)}
+
+    def _shared_test(self) -> Samples:
+        if not hasattr(self, "_shared"):
+            self._shared = self.federation.server_samples(self.device)
+        return self._shared
+
+    def _site(self, visit: Visit, after: bool = False) -> Site:
+        """Build the client's site on the resident model, which begins every visit from its initial state.
+
+        `after` asks for what the client kept after this round's training instead of before it.
+        """
+        federation, config = self.federation, self.federation.config
+        roles = federation.roles(visit.client)
+        self.flat.flat.copy_(self.initial)
+        self.flat.reset_buffers()
+        kept = self.store.read(visit.client, visit.round + after)
+        self.flat.load({name[len(_BUFFER) :]: value for name, value in kept.items() if name.startswith(_BUFFER)})
+        return Site(
+            name=visit.client,
+            flat=self.flat,
+            train_config=config.train,
+            holdings=Holdings(
+                labelled=lambda: federation.samples(roles.labelled, self.device),
+                unlabelled=lambda: federation.samples(roles.unlabelled, self.device, labelled=False),
+                test=lambda: federation.samples(roles.test, self.device),
+            ),
+            classes=len(federation.dataset.classes),
+            seed=config.seed,
+            buffers=config.model.buffers,
+            batch_size=config.evaluate.batch_size,
+            round=visit.round,
+            phase=visit.phase,
+            values=visit.values,
+            received=visit.received,
+            state={name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)},
+        )
+
+    def _keep(self, site: Site) -> None:
+        kept = {_STATE + name: np.ascontiguousarray(value) for name, value in site.state.items()}
+        if site.buffers == "local":
+            kept |= {_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
+        if kept:
+            self.store.write(site.name, site.round, kept)
+
+
+_workspaces: dict[tuple[str, str], Workspace] = {}
+
+
+def use(workspace: Workspace, config_json: str, folder: str) -> None:
+    """Make this workspace the one that answers for a configuration in this process; forget all others."""
+    _workspaces.clear()
+    _workspaces[config_json, folder] = workspace
+
+
+def workspace_for(config_json: str, folder: str) -> Workspace:
+    """Give the process's workspace for a configuration, built on first use."""
+    key = (config_json, folder)
+    if key not in _workspaces:
+        federation = Federation.prepare(Config.model_validate_json(config_json))
+        use(Workspace(federation, Path(folder) if folder else None), config_json, folder)
+    return _workspaces[key]
+
+
+def forget() -> None:
+    """Let go of the process's workspace."""
+    _workspaces.clear()

@@ -1,0 +1,36 @@
+"""Configuration: the schema of a run, its bundled YAML files, and the reader that reports every fault at once."""
+
+from .faults import ConfigError, Fault
+from .load import bundled, load_config, to_yaml
+from .schema import (
+    ClientsConfig,
+    Config,
+    DataConfig,
+    EngineConfig,
+    EvaluateConfig,
+    LabelsConfig,
+    ModelConfig,
+    PartitionConfig,
+    ServerDataConfig,
+    StopConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "ClientsConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EngineConfig",
+    "EvaluateConfig",
+    "Fault",
+    "LabelsConfig",
+    "ModelConfig",
+    "PartitionConfig",
+    "ServerDataConfig",
+    "StopConfig",
+    "TrainConfig",
+    "bundled",
+    "load_config",
+    "to_yaml",
+]

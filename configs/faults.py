@@ -1,0 +1,115 @@
+"""Faults of a configuration: each with its path, the value given and the values allowed."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: the dotted path of the key, and what to do about it."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+class ConfigError(ValueError):
+    """A configuration has faults; `faults` holds all of them. The command line exits with 2."""
+
+    exit_code = 2
+
+    def __init__(self, source: str, faults: Iterable[Fault]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        count = "1 fault" if len(self.faults) == 1 else f"{len(self.faults)} faults"
+        lines = "\n".join(f"  {fault}" for fault in self.faults)
+        super().__init__(f"configuration {source} has {count}:\n{lines}")
+
+
+def suggest(given: str, allowed: Iterable[str]) -> str:
+    """Say which allowed name was probably meant, and list them all: "did you mean 'alpha'? allowed: ..."."""
+    names = sorted(allowed)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
+    listing = f"allowed: {', '.join(names)}" if names else "nothing is allowed here"
+    return f"did you mean '{close[0]}'? {listing}" if close else listing
+
+
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+_TYPES = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "a text",
+    "bool_type": "true or false",
+    "dict_type": "a block of keys",
+    "model_type": "a block of keys",
+    "model_attributes_type": "a block of keys",
+    "list_type": "a list",
+}
+
+
+def schema_faults(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[Fault]:
+    """Turn pydantic's errors into faults; the branches of a union that failed become one fault."""
+    grouped: dict[str, list[Mapping[str, Any]]] = {}
+    for item in error.errors(include_url=False):
+        path = _path_in(model, item["loc"])
+        grouped.setdefault(".".join([prefix, *path] if prefix else path), []).append(dict(item))
+    return [Fault(path or "(top)", _explain(items, model)) for path, items in grouped.items()]
+
+
+def _path_in(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    """Drop what pydantic adds to a path for the branch of a union (`int`, `constrained-float`, ...)."""
+    path: list[str] = []
+    here: type[BaseModel] | None = model
+    for step in map(str, loc):
+        if (
+            here is None
+            and path
+            and (step in {"int", "float", "str"} or "[" in step or "-float" in step or "-int" in step)
+        ):
+            continue
+        path.append(step)
+        here = _block_at(here, step)
+    return path
+
+
+def _block_at(model: type[BaseModel] | None, key: str) -> type[BaseModel] | None:
+    if model is None or key not in model.model_fields:
+        return None
+    annotation = model.model_fields[key].annotation
+    for option in (annotation, *get_args(annotation)):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option
+    return None
+
+
+def _explain(items: list[Mapping[str, Any]], model: type[BaseModel]) -> str:
+    first = items[0]
+    if first["type"] == "extra_forbidden":
+        block: type[BaseModel] | None = model
+        for step in first["loc"][:-1]:
+            block = _block_at(block, str(step)) or block
+        return f"unknown key; {suggest(str(first['loc'][-1]), (block or model).model_fields)}"
+    wanted = " or ".join(dict.fromkeys(_wanted(item) for item in items))
+    return f"got {first['input']!r}; allowed: {wanted}"
+
+
+def _wanted(item: Mapping[str, Any]) -> str:
+    kind, context = str(item["type"]), item.get("ctx", {})
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    if kind in _TYPES:
+        return _TYPES[kind]
+    for name, words in _BOUNDS.items():
+        if name in context:
+            return f"a number {words} {context[name]}"
+    if kind == "missing":
+        return "a value (the key is required)"
+    if kind == "string_pattern_mismatch":
+        return f"a text that matches {context['pattern']}"
+    return str(item["msg"])

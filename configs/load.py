@@ -1,0 +1,166 @@
+"""Read a configuration: a bundled name or a file, then `dotted.key=value` changes, then every check at once."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from .faults import ConfigError, Fault, schema_faults, suggest
+from .schema import Config
+
+Raw = dict[str, Any]
+Check = Callable[[Raw], Iterable[Fault]]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 1e-3 as a number and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot in a float: without this rule `lr: 1e-3` would be the text "1e-3".
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def bundled() -> dict[str, Path]:
+    """Give the configurations that come with fedbox: name -> file."""
+    folder = Path(str(files(__package__)))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_config(
+    source: str | Path | Mapping[str, Any] = "quickstart",
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    check: Check | None = None,
+) -> Config:
+    """Give the checked configuration.
+
+    `source` is a bundled name, the path of a YAML file, or a mapping. `overrides` are texts `dotted.key=value` (the
+    value is read as YAML) or a mapping from dotted keys to values. `check` finds the faults that the schema cannot
+    know (those of the strategy's settings). Raises ConfigError with every fault found.
+    """
+    label, raw = _read(source)
+    faults = list(_apply(raw, overrides))
+    config: Config | None = None
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        faults += schema_faults(error, Config)
+    faults += _across(raw)
+    if check is not None:
+        faults += check(raw)
+    if faults or config is None:
+        raise ConfigError(label, dict.fromkeys(faults))
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """Give the resolved configuration as YAML, every key with its value."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Raw]:
+    if isinstance(source, Mapping):
+        return "(mapping)", yaml.safe_load(yaml.safe_dump(_plain(source))) or {}
+    names = bundled()
+    path = names.get(str(source), Path(source))
+    if not path.is_file():
+        hint = suggest(str(source), names)
+        raise ConfigError(str(source), [Fault(str(source), f"no such file, nor a bundled configuration; {hint}")])
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(str(source), [Fault(path.name, f"is not valid YAML: {error}")]) from error
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, dict):
+        raise ConfigError(str(source), [Fault(path.name, f"must hold keys, but holds {type(raw).__name__}")])
+    return str(source), raw
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _apply(raw: Raw, overrides: Iterable[str] | Mapping[str, Any]) -> Iterable[Fault]:
+    """Write the overrides into `raw`; give a fault for each that cannot be read."""
+    if isinstance(overrides, Mapping):
+        pairs = [(str(key), _plain(value)) for key, value in overrides.items()]
+    else:
+        pairs = []
+        for text in overrides:
+            key, sign, value = text.partition("=")
+            if not sign or not key.strip():
+                yield Fault(text, "an override is written dotted.key=value, for example train.lr=0.05")
+                continue
+            try:
+                pairs.append((key.strip(), yaml.load(value, _Loader)))
+            except yaml.YAMLError:
+                yield Fault(key, f"got {value!r}, which is not a YAML value; quote it")
+    for key, value in pairs:
+        yield from _set(raw, key, value)
+
+
+def _set(raw: Raw, dotted: str, value: Any) -> Iterable[Fault]:
+    *parents, last = dotted.split(".")
+    here = raw
+    for step in parents:
+        below = here.setdefault(step, {})
+        if isinstance(below, str) and step == "model":  # `model: cnn` is short for `model: {name: cnn}`
+            below = here[step] = {"name": below}
+        if not isinstance(below, dict):
+            yield Fault(dotted, f"'{step}' holds {below!r}, not a block of keys")
+            return
+        here = below
+    here[last] = value
+
+
+def _across(raw: Raw) -> Iterable[Fault]:
+    """Find the faults that lie between keys. Reads the raw values, so that they show beside the others."""
+
+    def get(dotted: str, default: Any = None) -> Any:
+        here: Any = raw
+        for step in dotted.split("."):
+            here = here.get(step) if isinstance(here, dict) else None
+        return default if here is None else here
+
+    population = get("data.partition.clients", 20)
+    per_round, wanted = get("clients.per_round"), get("clients.min_success")
+    natural = get("data.partition.kind") == "natural"
+    if _is_count(population) and not natural:
+        if _is_count(per_round) and per_round > population:
+            yield Fault("clients.per_round", f"got {per_round}; allowed: at most data.partition.clients={population}")
+        cohort = per_round if _is_count(per_round) else population
+        if _is_count(wanted) and wanted > cohort:
+            yield Fault("clients.min_success", f"got {wanted}; allowed: at most the {cohort} clients of a round")
+    if natural and not get("data.partition.key"):
+        yield Fault("data.partition.key", "kind natural needs the attribute that names the client, such as domain")
+    if get("evaluate.split") == "validation" and not get("data.validation_share"):
+        yield Fault("data.validation_share", "evaluate.split=validation needs a share above 0, such as 0.1")
+    if get("evaluate.clients", "none") in ("cohort", "all") and not get("data.test_share"):
+        yield Fault("data.test_share", "evaluate.clients needs clients with a test set of their own, such as 0.2")
+    if get("data.labels.count") is not None and get("data.labels.share") is not None:
+        yield Fault("data.labels", "give share or count, not both")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

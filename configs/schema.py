@@ -1,0 +1,175 @@
+"""The schema of a run: every key that a configuration may hold, its default and its range.
+
+The models are strict and frozen: an unknown key is a fault, a number in quotes is not a number. `docs/configuration.md`
+explains the keys in the order in which they stand here.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Count = Annotated[int, Field(ge=1)]
+# A whole number counts clients, a fraction is a share of them: 1 is one client, 1.0 is all of them.
+CountOrShare = Count | Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class Block(BaseModel):
+    """A strict, frozen block of the configuration."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+class PartitionConfig(Block):
+    """How the training samples are dealt to the clients (`data.partition`)."""
+
+    kind: Literal["iid", "dirichlet", "pathological", "label-k", "natural", "quantity"] = Field(
+        "dirichlet", description="rule by which samples are dealt to clients"
+    )
+    clients: Count | None = Field(
+        20, description="number of clients; null with kind natural: one for each value of the key"
+    )
+    alpha: Annotated[float, Field(gt=0.0)] = Field(
+        0.5, description="dirichlet: concentration; the smaller, the more the clients differ"
+    )
+    min_size: Annotated[int, Field(ge=0)] = Field(1, description="dirichlet: fewest samples of a client")
+    classes_per_client: Count = Field(2, description="pathological: classes that each client holds")
+    key: str | None = Field(None, description="natural: attribute that names the client (domain, weather, town)")
+    profile: Literal["linear", "square", "exponential"] = Field(
+        "linear", description="quantity: how the sizes grow with the client's number"
+    )
+
+
+class LabelsConfig(Block):
+    """How many of its samples a client holds labels for (`data.labels`)."""
+
+    share: Share | None = Field(1.0, description="share of the client's training samples that are labelled")
+    count: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="number of labelled samples a client; takes the place of share"
+    )
+    stratified: bool = Field(False, description="draw the labels class by class instead of uniformly")
+    by_client: dict[str, Share] = Field(
+        default_factory=dict, description="share for single clients by name, for example {client-0: 1.0}"
+    )
+
+
+class ServerDataConfig(Block):
+    """The labelled samples that the server itself holds (`data.server`)."""
+
+    share: Share | None = Field(0.0, description="share of the training samples held, labelled, by the server")
+    count: Annotated[int, Field(ge=0)] | None = Field(None, description="their number; takes the place of share")
+
+
+class DataConfig(Block):
+    """The data set, and who holds what of it (`data`)."""
+
+    dataset: str = Field("digits", description="name of a data set, or module:callable")
+    root: str | None = Field(None, description="folder or hub name where the data set lies")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the reader")
+    partition: PartitionConfig = Field(default_factory=PartitionConfig)
+    labels: LabelsConfig = Field(default_factory=LabelsConfig)
+    server: ServerDataConfig = Field(default_factory=ServerDataConfig)
+    test_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of its samples that a client keeps as its own test set"
+    )
+    validation_share: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.0, description="share of the training samples held out at the server for tuning"
+    )
+
+
+class ModelConfig(Block):
+    """The network that the participants train (`model`)."""
+
+    name: str = Field("cnn", description="name of a model, or module:callable")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the model")
+    buffers: Literal["global", "local", "drop"] = Field(
+        "global",
+        description="what becomes of normalisation statistics: averaged, kept by the client, thrown away",
+    )
+
+
+class TrainConfig(Block):
+    """Local training: what one participant does in one round (`train`)."""
+
+    epochs: Count = Field(1, description="passes over the participant's labelled samples a round")
+    steps: Count | None = Field(None, description="optimiser steps a round; takes the place of epochs")
+    batch_size: Count = 32
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: Annotated[float, Field(gt=0.0)] = 0.1
+    lr_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        1.0, description="the learning rate of round r is lr * lr_decay ** (r - 1)"
+    )
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = Field(None, description="largest norm of a gradient")
+    view: Literal["none", "weak", "strong"] = Field("none", description="augmentation of the labelled samples")
+    flip: bool = Field(True, description="views may mirror an image; false where left and right differ in meaning")
+    view_strength: Share = Field(0.5, description="strength of the strong view")
+
+
+class ClientsConfig(Block):
+    """Who takes part in a round, and how many must succeed (`clients`)."""
+
+    per_round: CountOrShare | None = Field(
+        None, description="clients a round: a number, a share such as 0.1, or null for all"
+    )
+    min_success: CountOrShare = Field(
+        0.5, description="fewest clients of the cohort, as number or share, that must succeed"
+    )
+    timeout: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="seconds after which a round no longer waits for its clients"
+    )
+    selector: Literal["uniform"] = Field("uniform", description="rule that chooses the cohort")
+
+
+class EngineConfig(Block):
+    """Where the clients run (`engine`). It never changes the result."""
+
+    kind: Literal["inprocess"] = Field("inprocess", description="engine that runs the clients")
+    workers: Count | None = Field(None, description="worker processes; null: as many as cores; 1: no process")
+    device: str = Field("cpu", description="torch device of the participants: cpu, cuda, cuda:0")
+    checkpoint_every: Count = Field(1, description="rounds between two checkpoints")
+
+
+class StopConfig(Block):
+    """When a run may end before its last round (`evaluate.stop`)."""
+
+    metric: str = "accuracy"
+    target: float | None = Field(None, description="end once the metric reaches this value")
+    patience: Count | None = Field(None, description="end after so many evaluations without a better value")
+
+
+class EvaluateConfig(Block):
+    """What is measured, on which samples and how often (`evaluate`)."""
+
+    every: Count = Field(1, description="rounds between two evaluations; the last round is always evaluated")
+    split: Literal["test", "validation"] = Field(
+        "test", description="the server's samples: the data set's test split, or the held-out share of train"
+    )
+    clients: Literal["none", "cohort", "all"] = Field(
+        "none", description="which clients evaluate on their own test set"
+    )
+    batch_size: Count = 512
+    stop: StopConfig = Field(default_factory=StopConfig)
+
+
+def _named(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Config(Block):
+    """One run. The top-level keys of a YAML file."""
+
+    name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, . _ -")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="everything random follows from it")
+    rounds: Count = 10
+    strategy: str = Field("fedavg", description="registered name, or module:attribute of a Plugin")
+    settings: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="one block of settings for each strategy"
+    )
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: Annotated[ModelConfig, BeforeValidator(_named)] = Field(default_factory=ModelConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    clients: ClientsConfig = Field(default_factory=ClientsConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)

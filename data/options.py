@@ -1,0 +1,55 @@
+"""The options of a reader: its keyword-only parameters, checked before it runs."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .arrays import DataError, DataSet
+
+Reader = Callable[..., DataSet]
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """Return ' (did you mean ...?)' for a near miss, else an empty string."""
+    near = difflib.get_close_matches(given, list(allowed), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def options_of(reader: Reader) -> dict[str, Any]:
+    """Return the options that a reader declares, each with its default (None where it has none)."""
+    return {
+        name: None if parameter.default is inspect.Parameter.empty else parameter.default
+        for name, parameter in inspect.signature(reader).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def check_names(dataset: str, reader: Reader, given: Mapping[str, Any], common: Iterable[str]) -> None:
+    """Raise DataError for an option that neither the reader nor `common` knows."""
+    kinds = {parameter.kind for parameter in inspect.signature(reader).parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return
+    allowed = sorted({*options_of(reader), *common})
+    unknown = [name for name in given if name not in allowed]
+    if unknown:
+        hints = ", ".join(f"{name!r}{did_you_mean(name, allowed)}" for name in unknown)
+        raise DataError(f"data set {dataset!r} has no option {hints}; allowed are {', '.join(allowed)}")
+
+
+def call_checked(dataset: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call `function` with its arguments checked against its annotations.
+
+    Raises DataError that names every option with a wrong type or range, the value given and what is allowed.
+    """
+    from pydantic import ConfigDict, ValidationError, validate_call
+
+    checked = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
+    try:
+        return checked(*args, **options)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(step) for step in fault['loc'])}: got {fault['input']!r}, {fault['msg'].lower()}"
+            for fault in error.errors()
+        )
+        raise DataError(f"data set {dataset!r}: {faults}") from None

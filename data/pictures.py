@@ -1,0 +1,70 @@
+"""Decoding picture files to uint8 arrays of one size."""
+
+import io
+from collections.abc import Iterable
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field
+
+from .arrays import DataError, UInt8Array
+
+Side = Annotated[int, Field(ge=1)]
+Size = Side | tuple[Side, Side] | None
+
+_DEEP_MODES = ("I", "F")
+
+
+def decode(raw: bytes, name: str, channels: int | None, size: Size) -> UInt8Array:
+    """Decode a PNG, JPEG or other picture to uint8 [c, h, w].
+
+    channels: 1 (grey), 3 (colour) or None for what the picture has. size: side, (h, w), or None to leave it.
+    `name` says in an error which picture it was. Raises DataError if it does not decode.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(raw)) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            picture.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{name} does not decode as a picture: {error}") from error
+    if picture.mode.startswith(_DEEP_MODES):
+        raise DataError(f"{name} has more than 8 bits a value (mode {picture.mode}); convert it to 8 bits first")
+    if channels is None:
+        channels = 1 if picture.mode in ("1", "L", "LA") else 3
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(picture, np.uint8)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def decode_all(pictures: Iterable[tuple[str, bytes]], count: int, channels: int | None, size: Size) -> UInt8Array:
+    """Decode `count` pictures, given as (name, bytes), to uint8 [n, c, h, w].
+
+    With channels None the first picture decides. Raises DataError if one does not decode, or if sizes
+    differ and `size` is None.
+    """
+    stack: UInt8Array | None = None
+    first = ""
+    for row, (name, raw) in enumerate(pictures):
+        pixels = decode(raw, name, channels, size)
+        if stack is None:
+            first, channels = name, len(pixels)
+            stack = np.empty((count, *pixels.shape), np.uint8)
+        if pixels.shape != stack.shape[1:]:
+            raise DataError(
+                f"pictures differ in size: {first} is {_size(stack.shape)}, {name} is {_size(pixels.shape)} "
+                "(height x width); give the option size, an integer or [height, width], to resize them all"
+            )
+        stack[row] = pixels
+    if stack is None:
+        raise DataError("there are no pictures to decode")
+    return stack
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[-2]} x {shape[-1]}"

@@ -1,0 +1,166 @@
+"""Builds a classifier by name, from an installed package or from `module:callable`, and checks it."""
+
+import importlib
+import importlib.metadata
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from .classifiers import Shape, cnn, mlp, resnet
+from .errors import ModelError, did_you_mean
+from .parts import parts
+
+GROUP = "fedbox.models"
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "resnet": resnet}
+
+
+def build_model(
+    name: str, *, shape: Shape, classes: int, seed: int, options: Mapping[str, object] = {}
+) -> nn.Module:
+    """Build a classifier on the CPU whose weights depend on the arguments alone.
+
+    name: a key of MODELS, an entry point of the group `fedbox.models`, or `module:callable`, in this
+        order. The callable is called as callable(shape, classes, **options) and gives an nn.Module that maps
+        float32 images [b, *shape] to logits [b, classes]; it should have the children `backbone` and `head`,
+        otherwise the whole of it counts as one part (see parts.py). It must draw its weights from torch's
+        own generator.
+    shape: channels, height, width of an image. seed: 0 <= seed < 2**64.
+
+    Torch's global generator is left as it was. Raises ModelError for an unknown name or option, for a failure
+    of the callable and for a model that is not as described.
+    """
+    _check_arguments(name, shape, classes, seed)
+    constructor = find_model(name)
+    _check_options(name, constructor, options)
+    # The device context keeps a global default device from changing the draws: weights come from the CPU.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        try:
+            model: nn.Module = constructor(tuple(shape), classes, **options)
+        except ModelError:
+            raise
+        except Exception as error:
+            raise ModelError(
+                f"model {name!r} failed for shape {tuple(shape)}, {classes} classes and options "
+                f"{dict(options)}: {_told(error)}"
+            ) from error
+        check_model(name, model, shape, classes)
+    return model
+
+
+def find_model(name: str) -> Callable[..., Any]:
+    """Return the callable that `name` stands for; see build_model. Raises ModelError when there is none."""
+    if name in MODELS:
+        return MODELS[name]
+    installed = importlib.metadata.entry_points(group=GROUP)
+    targets = sorted({entry.value for entry in installed if entry.name == name})
+    if len(targets) > 1:
+        raise ModelError(
+            f"model {name!r} is offered by {len(targets)} packages: {', '.join(targets)}. Name one."
+        )
+    target = targets[0] if targets else name
+    if ":" not in target:
+        known = sorted({*MODELS, *(entry.name for entry in installed)})
+        raise ModelError(f"no model is called {name!r}.{did_you_mean(name, known)} Or write module:callable.")
+    return _import(target)
+
+
+def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
+    """Raise ModelError unless `model` turns float32 [2, *shape] into finite logits [2, classes]."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"model {name!r} returned {type(model).__name__}; wanted a torch.nn.Module.")
+    wanted = f"wanted float32 logits of shape [2, {classes}] for images of shape {[2, *shape]}"
+    for key, value in model.named_parameters():
+        if value.dtype != torch.float32:
+            raise ModelError(
+                f"model {name!r}: parameter {key!r} is {value.dtype}; wanted torch.float32 only."
+            )
+    if not any(True for _ in model.parameters()):
+        raise ModelError(f"model {name!r} returned a {type(model).__name__} without parameters; {wanted}.")
+    out = _forward(name, model, shape, wanted)
+    if not isinstance(out, torch.Tensor):
+        raise ModelError(f"model {name!r}: its forward returned {type(out).__name__}; {wanted}.")
+    if tuple(out.shape) != (2, classes) or out.dtype != torch.float32:
+        raise ModelError(f"model {name!r}: its forward returned {out.dtype} {list(out.shape)}; {wanted}.")
+    if not bool(torch.isfinite(out).all()):
+        raise ModelError(f"model {name!r}: a batch of zeros gave logits that are not finite; {wanted}.")
+    parts(model)  # refuses tied weights; only now, for the forward has filled what was lazy
+
+
+def _forward(name: str, model: nn.Module, shape: Shape, wanted: str) -> object:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # a trial in training mode would move the statistics of BatchNorm
+    try:
+        with torch.no_grad():
+            out: object = model(torch.zeros(2, *shape))
+    except Exception as error:
+        raise ModelError(f"model {name!r}: its forward failed: {_told(error)}; {wanted}.") from error
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return out
+
+
+def _check_arguments(name: str, shape: Shape, classes: int, seed: int) -> None:
+    if len(shape) != 3 or any(not isinstance(size, int) or size < 1 for size in shape):
+        raise ModelError(
+            f"model {name!r}: shape is {shape!r}; wanted channels, height, width, each at least 1."
+        )
+    if not isinstance(classes, int) or classes < 1:
+        raise ModelError(f"model {name!r}: classes is {classes!r}; wanted a whole number of at least 1.")
+    if not isinstance(seed, int) or not 0 <= seed < 2**64:
+        raise ModelError(f"model {name!r}: seed is {seed!r}; wanted a whole number from 0 to 2**64 - 1.")
+
+
+def _check_options(name: str, constructor: Callable[..., Any], options: Mapping[str, object]) -> None:
+    try:
+        signature = inspect.signature(constructor)
+    except ValueError:  # some callables written in C tell no signature; the call itself will judge
+        return
+    named = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+    positional = [
+        p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
+    ]
+    taken = {p.name for p in positional[:2]}  # shape and classes, whatever the callable calls them
+    allowed = [p.name for p in named if p.name not in taken]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    for option in options:
+        if option in taken or (option not in allowed and not open_ended):
+            raise ModelError(f"model {name!r} has no option {option!r}.{did_you_mean(option, allowed)}")
+    try:
+        signature.bind(None, None, **options)
+    except TypeError as error:
+        raise ModelError(
+            f"model {name!r} cannot be called as {name}(shape, classes, **{dict(options)}): {error}."
+        ) from error
+
+
+def _import(target: str) -> Callable[..., Any]:
+    module_name, _, path = target.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:
+        raise ModelError(
+            f"model {target!r}: the module {module_name!r} could not be imported: {_told(error)}. "
+            "Is it installed, or its folder on PYTHONPATH?"
+        ) from error
+    for step in path.split("."):
+        if not hasattr(found, step):
+            public = [key for key in dir(found) if not key.startswith("_")]
+            raise ModelError(
+                f"model {target!r}: {module_name!r} has no {path!r}.{did_you_mean(path, public)}"
+            )
+        found = getattr(found, step)
+    if not callable(found):
+        raise ModelError(
+            f"model {target!r} is a {type(found).__name__}; wanted a callable that gives a model."
+        )
+    called: Callable[..., Any] = found
+    return called
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,116 @@
+"""Checkpoints: the state of the server after a round, written whole or not at all.
+
+`checkpoint/round-000012/` holds `weights.safetensors`, `state.safetensors` (the strategy's own arrays) and `meta.json`
+(round, configuration). It is written under another name and renamed, so a reader never sees half of one. All
+randomness is a pure function of (seed, round, client), so the round's number is the whole random state. The clients'
+states lie beside it, versioned by round (see `client/state.py`).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from ..configs import Config
+
+# What a resumed run may change: none of these alters the rounds that were already run.
+_FREE = ("name", "rounds", "engine", "evaluate.stop", "clients.timeout")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is damaged, missing or of another configuration."""
+
+    exit_code = 5
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The server after round `round`."""
+
+    round: int
+    weights: dict[str, NDArray[Any]]
+    state: dict[str, NDArray[Any]]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, and see it on disk."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def draft_checkpoint(folder: Path, checkpoint: Checkpoint, config: Config) -> Path:
+    """Write a checkpoint below `folder` under a name that `load_checkpoint` does not see; give its path."""
+    draft = folder / f".round-{checkpoint.round:06d}.tmp"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        write_atomic(draft / "weights.safetensors", save(checkpoint.weights))
+        write_atomic(draft / "state.safetensors", save(checkpoint.state))
+        meta = {"round": checkpoint.round, "config": config.model_dump(mode="json")}
+        write_atomic(draft / "meta.json", json.dumps(meta).encode())
+    except OSError:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return draft
+
+
+def commit_checkpoint(draft: Path) -> None:
+    """Give a drafted checkpoint its name and remove the older ones."""
+    target = draft.with_name(draft.stem.removeprefix("."))
+    shutil.rmtree(target, ignore_errors=True)
+    draft.replace(target)
+    for other in target.parent.iterdir():
+        if other != target:
+            shutil.rmtree(other, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
+    """Give the newest checkpoint, None when there is none. Raises CheckpointError."""
+    found = sorted(folder.glob("round-*")) if folder.is_dir() else []
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        weights, state = load_file(path / "weights.safetensors"), load_file(path / "state.safetensors")
+        round_, before = int(meta["round"]), meta["config"]
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged ({error}); remove that folder to start the run anew"
+        ) from error
+    differing = differences(before, config.model_dump(mode="json"))
+    if differing:
+        lines = "\n".join(f"  {line}" for line in differing)
+        raise CheckpointError(
+            f"the checkpoint in {folder.parent} is of another configuration:\n{lines}\n"
+            "resume with the configuration that stands in its config.yaml, or give another --out"
+        )
+    return Checkpoint(round_, weights, state)
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Name the keys in which two configurations differ, but for those that a resumed run may change."""
+    lines: list[str] = []
+    for key in sorted({*before, *now}):
+        path, old, new = f"{prefix}{key}", before.get(key), now.get(key)
+        if path in _FREE or old == new:
+            continue
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            lines += differences(old, new, f"{path}.")
+        else:
+            lines.append(f"{path}: the checkpoint has {old!r}, this run has {new!r}")
+    return lines

@@ -1,0 +1,130 @@
+"""Ask a cohort, take the replies as they come, check each one, and say what went wrong with the others."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+
+from ..strategies.base import (
+    ERROR_KINDS,
+    Grid,
+    Message,
+    WireError,
+    content_size,
+    read_update,
+    task_content,
+    to_record,
+)
+from ..strategies.contract import Ask, ServerHalf, Update
+from ..strategies.exact import SumRangeError
+from .roster import Roster, natural
+from .validate import RefusedUpdateError, check_update
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client that did not succeed: `kind` is raised, timeout, lost or refused."""
+
+    client: str
+    kind: str
+    reason: str
+
+
+@dataclass
+class Collected:
+    """What a cohort gave: metrics by client in roster order, bytes as serialised, failures."""
+
+    clients: dict[str, dict[str, float]] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    bytes_up: int = 0
+    bytes_down: int = 0
+
+    def sort(self) -> None:
+        """Put clients and failures in the order of their names, whatever the order of arrival was."""
+        self.clients = {name: self.clients[name] for name in sorted(self.clients, key=natural)}
+        self.failures.sort(key=lambda failure: natural(failure.client))
+
+    def mean(self, metric: str, weight: str | None = "examples") -> float | None:
+        """Give the mean of a metric over the clients that have it, weighted by another one; None without any."""
+        rows = [row for row in self.clients.values() if metric in row]
+        weights = [row[weight] if weight else 1.0 for row in rows]
+        total = math.fsum(weights)
+        if total == 0:
+            return None
+        return math.fsum(row[metric] * share for row, share in zip(rows, weights, strict=True)) / total
+
+    def failure_rows(self) -> list[dict[str, str]]:
+        """Give the failures as plain mappings."""
+        return [asdict(failure) for failure in self.failures]
+
+
+class Collector:
+    """Carries asks to clients and updates back over any Flower Grid."""
+
+    def __init__(self, grid: Grid, roster: Roster, half: ServerHalf, timeout: float | None) -> None:  # type: ignore[type-arg]
+        self.grid = grid
+        self.roster = roster
+        self.half = half
+        self.timeout = timeout
+
+    def collect(
+        self,
+        kind: str,
+        round_: int,
+        ask: Ask,
+        cohort: Sequence[str],
+        use: Callable[[str, Update], None],
+        tick: Callable[[], None] = lambda: None,
+    ) -> Collected:
+        """Send `ask` as a message of `kind` (train, evaluate) to the cohort and hand each good update to `use`.
+
+        Messages are made as the Grid takes them and updates are used as they arrive, so memory does not grow with
+        the cohort. An update that `use` cannot take (SumRangeError) counts as refused.
+        """
+        result = Collected()
+        names = {self.roster.node(name): name for name in cohort}
+        waiting = set(cohort)
+        for reply in exchange(self.grid, self._messages(kind, round_, ask, cohort, result), self.timeout):
+            name = names.get(reply.metadata.src_node_id)
+            if name is None or name not in waiting:
+                continue  # not of this cohort, or a second reply of the same client
+            waiting.discard(name)
+            self._take(name, reply, use, result)
+            tick()
+        limit = f"no reply within {self.timeout:g} s (clients.timeout)" if self.timeout else "no reply"
+        result.failures += [Failure(name, "timeout", limit) for name in waiting]
+        result.sort()
+        return result
+
+    def _messages(
+        self, kind: str, round_: int, ask: Ask, cohort: Iterable[str], result: Collected
+    ) -> Iterator[Message]:
+        shared = to_record(ask.arrays)
+        for name in cohort:
+            content = task_content(ask, round_, shared, self.half.ask_client(round_, name))
+            result.bytes_down += content_size(content)
+            yield Message(content, self.roster.node(name), kind, group_id=str(round_))
+
+    def _take(self, name: str, reply: Message, use: Callable[[str, Update], None], result: Collected) -> None:
+        if reply.has_error():
+            code = ERROR_KINDS.get(reply.error.code, "raised")
+            result.failures.append(Failure(name, code, reply.error.reason or "no reason given"))
+            return
+        result.bytes_up += content_size(reply.content)
+        try:
+            update = read_update(reply.content)
+            check_update(update, self.half.expects())
+            use(name, update)
+        except (WireError, RefusedUpdateError, SumRangeError) as error:
+            result.failures.append(Failure(name, "refused", str(error)))
+            return
+        finite = {key: value for key, value in update.metrics.items() if math.isfinite(value)}
+        result.clients[name] = {"examples": update.examples, **finite}
+
+
+def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None) -> Iterator[Message]:
+    """Give the replies as they come: from our Grids one by one, from any other when all are there."""
+    stream = getattr(grid, "stream", None)
+    if stream is not None:
+        yield from stream(messages, timeout=timeout)
+    else:
+        yield from grid.send_and_receive(list(messages), timeout=timeout)

@@ -1,0 +1,97 @@
+"""What a run shows in a terminal: a progress bar while it lasts, a table at its end."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from ..configs import Config
+from .callbacks import Callback
+
+_SHOWN = ("accuracy", "map50", "train_loss", "client_accuracy")
+
+
+class ProgressBar(Callback):
+    """A bar for the rounds and one for the clients of the current round."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+
+    def on_start(self, config: Config, folder: Path, first: int) -> None:
+        """Open the bars."""
+        resumed = f", from round {first}" if first > 1 else ""
+        self._console.print(
+            f"[bold]{config.name}[/]: {config.strategy}, {config.rounds} rounds{resumed}, seed {config.seed}; {folder}"
+        )
+        self._rounds = self._progress.add_task("round", total=config.rounds, completed=first - 1, note="")
+        self._clients = self._progress.add_task("clients", total=None, note="")
+        self._progress.start()
+
+    def on_ask(self, round_: int, kind: str, clients: int) -> None:
+        """Start the clients' bar anew."""
+        self._progress.reset(self._clients, total=clients, description=f"clients {kind}")
+
+    def on_reply(self) -> None:
+        """Move the clients' bar."""
+        self._progress.advance(self._clients)
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        """Move the rounds' bar and show the metrics."""
+        metrics = record["metrics"]
+        parts = [f"{name} {metrics[name]:.4f}" for name in _SHOWN if metrics.get(name) is not None]
+        if record["failures"]:
+            parts.append(f"[red]{len(record['failures'])} failed[/]")
+        self._progress.update(self._rounds, completed=record["round"], note="  ".join(parts))
+
+    def close(self) -> None:
+        """Take the bars away."""
+        self._progress.stop()
+
+
+def human_bytes(count: float) -> str:
+    """Give a number of bytes in units of 1,000: 1234567 -> '1.23 MB'."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if abs(count) < 1000 or unit == "TB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")
+
+
+def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
+    """Give the table that closes a run."""
+    table = Table(title=f"{summary['name']}: {summary['strategy']}", show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    colour = "green" if summary["status"] in ("completed", "stopped") else "red"
+    table.add_row("status", f"[{colour}]{summary['status']}[/] after {summary['rounds']} rounds")
+    for name, value in summary["metrics"].items():
+        best = summary["best"].get(name)
+        tail = f"   best {best['value']:.4f} in round {best['round']}" if best else ""
+        table.add_row(name, f"{value:.4f}{tail}")
+    table.add_row("clients", f"{summary['clients']}, {summary['failures']} failures")
+    table.add_row("sent", f"{human_bytes(summary['bytes_up'])} up, {human_bytes(summary['bytes_down'])} down")
+    table.add_row("time", f"{summary['seconds']:.1f} s on {summary['workers']} workers ({summary['engine']})")
+    table.add_row("peak memory", f"{summary['peak_rss_mb']:.0f} MB")
+    table.add_row("model sha256", str(summary["model_sha256"]))
+    table.add_row("left in", str(folder))
+    return table

@@ -1,0 +1,79 @@
+"""The folder of a run: claimed by one process at a time, never overwritten, filled as the run goes."""
+
+import fcntl
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+from safetensors.numpy import save
+
+from ..configs import Config, to_yaml
+from ..strategies.exact import Arrays
+from .checkpoint import CheckpointError, write_atomic
+from .records import clean
+
+
+class FolderError(RuntimeError):
+    """A run's folder cannot be used."""
+
+    exit_code = 5
+
+
+def default_folder(config: Config, resume: bool, root: Path = Path("runs")) -> Path:
+    """Give `runs/NAME-STRATEGY-seedN`, with -2, -3 ... behind it for a new run; the newest one for a resumed run."""
+    strategy = config.strategy.replace(":", ".")
+    stem = f"{config.name}-{strategy}-seed{config.seed}"
+    number, newest, folder = 1, root / stem, root / stem
+    while folder.exists():
+        newest, number = folder, number + 1
+        folder = root / f"{stem}-{number}"
+    return newest if resume else folder
+
+
+class RunFolder:
+    """A run's folder, locked while this object is open."""
+
+    def __init__(self, path: Path, resume: bool) -> None:
+        self.path = path
+        if path.exists() and not path.is_dir():
+            raise FolderError(f"{path} is a file; --out names a folder")
+        if resume and not (path / "config.yaml").is_file():
+            raise FolderError(f"{path} holds no run to resume; give the folder of the run with --out")
+        if not resume and path.is_dir() and any(path.iterdir()):
+            what = "a run already" if (path / "config.yaml").exists() else "other files"
+            raise FolderError(f"{path} holds {what}; go on with it by --resume, or give another --out")
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock: IO[str] = (path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FolderError(
+                f"another process is running in {path}; wait for it, or give another --out"
+            ) from error
+
+    def write_config(self, config: Config) -> None:
+        """Write config.yaml, resolved."""
+        write_atomic(self.path / "config.yaml", to_yaml(config).encode())
+
+    def write_model(self, weights: Arrays) -> None:
+        """Write model.safetensors."""
+        write_atomic(self.path / "model.safetensors", save(weights))
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        write_atomic(self.path / "summary.json", (json.dumps(clean(summary), indent=2) + "\n").encode())
+
+    def close(self) -> None:
+        """Let others use the folder."""
+        self._lock.close()
+
+
+def saved_config(path: Path) -> dict[str, Any]:
+    """Give the configuration that a run's folder holds."""
+    try:
+        raw = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path / 'config.yaml'} cannot be read: {error}") from error
+    return dict(raw)

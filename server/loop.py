@@ -1,0 +1,239 @@
+"""The round loop: ask a cohort, aggregate, refine, evaluate, record, checkpoint; then the next round.
+
+It runs over any Flower Grid. What it computes is a pure function of the configuration: neither the Grid, nor the order
+of the replies, nor a kill and a resume changes a bit of the model.
+"""
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..configs import Config
+from ..models import FlatModel
+from ..strategies.base import Grid
+from ..strategies.contract import Ask, Plugin, Update
+from ..strategies.federation import Federation
+from ..strategies.registry import settings_of
+from ..strategies.samples import Samples
+from ..strategies.seeds import derive, seed_everything
+from ..strategies.site import Holdings, Site
+from .callbacks import Callback
+from .checkpoint import Checkpoint, commit_checkpoint, draft_checkpoint, load_checkpoint
+from .collect import Collected, Collector
+from .evaluation import client_metrics
+from .records import FAILED, Record, Records, clean
+from .roster import choose, everyone, roster_of, size_of
+from .stopping import Stopper
+
+
+class RunFailedError(RuntimeError):
+    """A round could not be completed; the run can be resumed from the last checkpoint."""
+
+    exit_code = 1
+
+
+class Coordinator:
+    """One run over one Grid, in one folder."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        plugin: Plugin,
+        grid: Grid,
+        folder: Path,
+        callback: Callback | None = None,
+    ) -> None:
+        import torch
+
+        self.federation = federation
+        self.config: Config = federation.config
+        self.grid = grid
+        self.folder = folder
+        self.callback = callback or Callback()
+        self.personal = plugin.client.personal
+        self.device = torch.device(self.config.engine.device)
+        self.flat: FlatModel = federation.model(self.device)
+        self._samples: dict[str, Samples] = {}
+        settings = settings_of(plugin, self.config.strategy, self.config.settings)
+        self.half = plugin.server(settings, self._site(0))
+        self.records = Records(folder / "rounds.jsonl")
+        self.stopper = Stopper(self.config.evaluate.stop)
+        self.roster = roster_of(grid)
+        self.collector = Collector(grid, self.roster, self.half, self.config.clients.timeout)
+        self.status = "running"
+        self._seconds: dict[str, float] = {}
+
+    def restore(self) -> int:
+        """Take up the state of the last checkpoint and give the round that comes next. Raises CheckpointError."""
+        checkpoint = load_checkpoint(self.folder / "checkpoint", self.config)
+        if checkpoint is None:
+            self.records.resume(0)
+            return 1
+        self.half.weights = checkpoint.weights
+        self.half.restore(checkpoint.state)
+        self.records.resume(checkpoint.round)
+        self.stopper.replay(self.records.path)
+        return checkpoint.round + 1
+
+    def run(self, first: int = 1) -> None:
+        """Run the rounds from `first` on. Raises RunFailedError when too few clients of a cohort succeed."""
+        self.callback.on_start(self.config, self.folder, first)
+        for round_ in range(first, self.config.rounds + 1):
+            if self.stopper.done:
+                break
+            self._run_round(round_)
+        self.status = "stopped" if self.stopper.done and self.records.rounds < self.config.rounds else "completed"
+
+    def _run_round(self, round_: int) -> None:
+        began = time.perf_counter()
+        self._seconds = {}
+        seed_everything(derive(self.config.seed, "round", round_))
+        ask = self.half.ask(round_)
+        trained = self._train(round_, ask) if ask is not None else Collected()
+        with self._timed("refine"):
+            refined = self.half.refine(self._site(round_))
+        metrics: dict[str, float] = dict(refined)
+        loss = trained.mean("train_loss")
+        if loss is not None:
+            metrics["train_loss"] = loss
+        evaluated = Collected()
+        if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds:
+            with self._timed("evaluate"):
+                evaluated = self._evaluate(round_, list(trained.clients), metrics)
+        self.stopper.see(metrics)
+        record = self._record(round_, ask.phase if ask else "server", metrics, trained, evaluated)
+        self._commit(record, began)
+        self.callback.on_round(clean(record))
+
+    def _commit(self, record: Record, began: float) -> None:
+        """Write the round's line and, when one is due, the checkpoint.
+
+        The checkpoint becomes valid after the line is written, so a resumed run always finds the lines of all rounds
+        up to its checkpoint.
+        """
+        round_, draft = record["round"], None
+        last = round_ == self.config.rounds or self.stopper.done
+        if last or round_ % self.config.engine.checkpoint_every == 0:
+            with self._timed("checkpoint"):
+                state = Checkpoint(round_, self.half.weights, self.half.state())
+                draft = draft_checkpoint(self.folder / "checkpoint", state, self.config)
+        record["seconds"] = {**self._seconds, "total": time.perf_counter() - began}
+        self.records.append(record)
+        if draft is not None:
+            commit_checkpoint(draft)
+
+    def _train(self, round_: int, ask: Ask) -> Collected:
+        config = self.config
+        size = size_of(config.clients.per_round, len(self.roster))
+        cohort = choose(self.roster, size, config.seed, round_)
+        total = self.half.begin()
+        self.callback.on_ask(round_, "train", len(cohort))
+        add_seconds = 0.0
+
+        def use(name: str, update: Update) -> None:
+            nonlocal add_seconds
+            start = time.perf_counter()
+            self.half.add(total, name, update)
+            add_seconds += time.perf_counter() - start
+
+        with self._timed("train"):
+            trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply)
+        self._require(round_, trained, len(cohort))
+        with self._timed("aggregate"):
+            self.half.finish(total, round_)
+        self._seconds["train"] -= add_seconds
+        self._seconds["aggregate"] += add_seconds
+        return trained
+
+    def _require(self, round_: int, trained: Collected, cohort: int) -> None:
+        needed = size_of(self.config.clients.min_success, cohort)
+        if len(trained.clients) >= needed:
+            return
+        record = self._record(round_, FAILED, {}, trained, Collected())
+        self.records.append({**record, "seconds": {**self._seconds, "total": sum(self._seconds.values())}})
+        reasons = "\n".join(f"  {f.client} ({f.kind}): {f.reason}" for f in trained.failures[:5])
+        more = len(trained.failures) - 5
+        raise RunFailedError(
+            f"round {round_}: {len(trained.clients)} of {cohort} clients succeeded, "
+            f"clients.min_success wants {needed}:\n{reasons}"
+            + (f"\n  and {more} more" if more > 0 else "")
+            + "\nmend the cause, then go on with --resume"
+        )
+
+    def _evaluate(self, round_: int, trained: list[str], metrics: dict[str, float]) -> Collected:
+        """Fill in the global model's metrics and the clients'."""
+        config = self.config
+        if not self.personal:
+            site = self._site(round_)
+            metrics |= self.half.evaluate(site, site.test)
+        which = config.evaluate.clients
+        if which == "none" and not self.personal:
+            return Collected()
+        names = trained if which == "cohort" else list(everyone(self.roster))
+        ask = self.half.ask_evaluate(round_)
+        self.callback.on_ask(round_, "evaluate", len(names))
+        evaluated = self.collector.collect(
+            "evaluate", round_, ask, names, lambda _name, _update: None, self.callback.on_reply
+        )
+        metrics |= client_metrics(evaluated, self.personal)
+        return evaluated
+
+    def _record(
+        self, round_: int, phase: str, metrics: dict[str, float], trained: Collected, evaluated: Collected
+    ) -> Record:
+        clients: dict[str, dict[str, float]] = {name: dict(row) for name, row in trained.clients.items()}
+        for name, row in evaluated.clients.items():
+            measured = {key: value for key, value in row.items() if key != "examples"}
+            clients.setdefault(name, {}).update({**measured, "test_examples": row["examples"]})
+        return {
+            "round": round_,
+            "phase": phase,
+            "metrics": metrics,
+            "clients": clients,
+            "bytes_up": trained.bytes_up + evaluated.bytes_up,
+            "bytes_down": trained.bytes_down + evaluated.bytes_down,
+            "failures": trained.failure_rows() + evaluated.failure_rows(),
+        }
+
+    def _site(self, round_: int) -> Site:
+        federation = self.federation
+        return Site(
+            name="server",
+            flat=self.flat,
+            train_config=self.config.train,
+            holdings=Holdings(
+                labelled=self._once("labelled", lambda: federation.samples(federation.server, self.device)),
+                unlabelled=self._once("none", lambda: federation.samples(federation.server[:0], self.device)),
+                test=self._once("test", lambda: federation.server_samples(self.device)),
+                pooled=self._once("pooled", lambda: federation.samples(federation.pooled(), self.device)),
+            ),
+            classes=len(federation.dataset.classes),
+            seed=self.config.seed,
+            buffers=self.config.model.buffers,
+            batch_size=self.config.evaluate.batch_size,
+            round=round_,
+        )
+
+    def _once(self, key: str, read: Callable[[], Samples]) -> Callable[[], Samples]:
+        def get() -> Samples:
+            if key not in self._samples:
+                self._samples[key] = read()
+            return self._samples[key]
+
+        return get
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def peak_rss_mb() -> float:
+    """Give this process's largest resident memory so far, in MB (10**6 bytes)."""
+    return math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e5) / 10

@@ -1,0 +1,63 @@
+"""The outcome of a run: summary.json, model.safetensors, and the value that `fedbox.run` gives."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.numpy import load_file
+
+from ..strategies.exact import Arrays
+from .loop import Coordinator, peak_rss_mb
+from .records import Record, digest, read_rounds, versions
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run left: its folder, its summary (as in summary.json), and ways to read the rest."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of every metric."""
+        return dict(self.summary["metrics"])
+
+    @property
+    def rounds(self) -> list[Record]:
+        """One mapping a round, as in rounds.jsonl."""
+        return read_rounds(self.folder / "rounds.jsonl")
+
+    def weights(self) -> Arrays:
+        """Read the final model's arrays by name."""
+        return dict(load_file(self.folder / "model.safetensors"))
+
+    def __repr__(self) -> str:
+        metrics = ", ".join(f"{name}={value:.4f}" for name, value in self.metrics.items())
+        return f"Result({self.summary['strategy']}, {self.summary['status']}, {metrics}, folder={str(self.folder)!r})"
+
+
+def summarise(
+    coordinator: Coordinator, status: str, weights: Arrays, workers: int, workers_rss_mb: float
+) -> dict[str, Any]:
+    """Give what summary.json holds. `seconds` is the time of all rounds, those before a resume included."""
+    config, records = coordinator.config, coordinator.records
+    return {
+        "name": config.name,
+        "strategy": config.strategy,
+        "engine": config.engine.kind,
+        "workers": workers,
+        "seed": config.seed,
+        "rounds": records.rounds,
+        "clients": len(coordinator.roster),
+        "status": status,
+        "metrics": records.metrics,
+        "best": records.best,
+        "bytes_up": records.totals["bytes_up"],
+        "bytes_down": records.totals["bytes_down"],
+        "failures": records.totals["failures"],
+        "seconds": round(records.totals["seconds"], 3),
+        "peak_rss_mb": round(peak_rss_mb() + workers_rss_mb, 1),
+        "model_sha256": digest(weights),
+        "versions": versions(),
+    }

@@ -1,0 +1,129 @@
+"""What a run leaves in its folder: config.yaml, rounds.jsonl (a line a round, as it happens), summary.json."""
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import CheckpointError, write_atomic
+
+Record = dict[str, Any]
+_LOWER_IS_BETTER = ("loss", "_std")
+FAILED = "failed"
+"""Phase of the line of a round in which too few clients succeeded; a resumed run drops the line."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Say whether a metric improves as it falls; losses and spreads do."""
+    return metric.endswith(_LOWER_IS_BETTER)
+
+
+class Records:
+    """The lines of rounds.jsonl, and what can be told from them: totals, best values, the last metrics."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best: dict[str, dict[str, float]] = {}
+        self.metrics: dict[str, float] = {}
+        self.totals = {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0, "failures": 0}
+        self.rounds = 0
+
+    def resume(self, last: int) -> None:
+        """Keep the lines up to round `last` and drop the later ones, which will be run again."""
+        kept: list[bytes] = []
+        for line, record in _lines(self.path):
+            if record is None or record["round"] > last:
+                break
+            kept.append(line)
+            self._count(record)
+        if self.rounds != last:
+            raise CheckpointError(
+                f"{self.path} holds rounds 1 to {self.rounds}, but the checkpoint was taken after round {last}; "
+                "restore the file, or start anew with another --out"
+            )
+        write_atomic(self.path, b"".join(kept))
+
+    def append(self, record: Record) -> None:
+        """Write a round's line and see it on disk."""
+        data = (json.dumps(clean(record), allow_nan=False) + "\n").encode()
+        with self.path.open("ab") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        self._count(record)
+
+    def _count(self, record: Mapping[str, Any]) -> None:
+        if record["phase"] != FAILED:
+            self.rounds = int(record["round"])
+        for key in ("bytes_up", "bytes_down"):
+            self.totals[key] += record[key]
+        self.totals["seconds"] += record["seconds"]["total"]
+        self.totals["failures"] += len(record["failures"])
+        for name, value in record["metrics"].items():
+            if value is None or not math.isfinite(value):
+                continue
+            self.metrics[name] = value
+            best = self.best.get(name)
+            better = best is None or (
+                value < best["value"] if lower_is_better(name) else value > best["value"]
+            )
+            if better:
+                self.best[name] = {"value": value, "round": self.rounds}
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, Record | None]]:
+    """Give each line with its record; None for a line that was cut off."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            yield line, record if isinstance(record, dict) and line.endswith(b"\n") else None
+
+
+def read_rounds(path: Path) -> list[Record]:
+    """Give all whole records of a rounds.jsonl."""
+    return [record for _, record in _lines(path) if record is not None]
+
+
+def clean(value: Any) -> Any:
+    """Make a value fit for JSON: a number that is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(item) for item in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return int(value) if isinstance(value, np.integer) else value
+
+
+def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Give the SHA-256 of named arrays: names in order, types, shapes and bytes."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        total.update(f"{name}\x1f{value.dtype.str}\x1f{arrays[name].shape}\x1e".encode())
+        total.update(value.tobytes())
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Give the versions that a result depends on."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in ("fedbox", "flwr", "flwr-datasets", "numpy", "torch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

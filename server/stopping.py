@@ -1,0 +1,37 @@
+"""When a run may end before its last round."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..configs import StopConfig
+from .records import lower_is_better, read_rounds
+
+
+class Stopper:
+    """Watches one metric: `done` once it reaches the target, or has not improved for `patience` evaluations."""
+
+    def __init__(self, config: StopConfig) -> None:
+        self.config = config
+        self.done = False
+        self._best: float | None = None
+        self._waited = 0
+
+    def see(self, metrics: Mapping[str, float | None]) -> None:
+        """Take note of a round's metrics; rounds without the metric do not count."""
+        value = metrics.get(self.config.metric)
+        if value is None or (self.config.target is None and self.config.patience is None):
+            return
+        sign = -1.0 if lower_is_better(self.config.metric) else 1.0
+        if self.config.target is not None and sign * value >= sign * self.config.target:
+            self.done = True
+        if self._best is None or sign * value > sign * self._best:
+            self._best, self._waited = value, 0
+        else:
+            self._waited += 1
+        if self.config.patience is not None and self._waited >= self.config.patience:
+            self.done = True
+
+    def replay(self, rounds: Path) -> None:
+        """Take note of the rounds that were run before a resume."""
+        for record in read_rounds(rounds):
+            self.see(record["metrics"])

@@ -1,0 +1,1 @@
+"""Engines that simulate a federation: Grids that drive the unmodified ClientApp."""

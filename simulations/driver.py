@@ -1,0 +1,32 @@
+"""Run a ClientApp on a message, whatever it does: an exception becomes an error reply that names it."""
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from ..strategies.base import RAISED, Context, Error, Message, RecordDict
+
+App = Callable[[Message, Context], Message]
+
+RUN_ID = 1
+
+
+def context_for(node_id: int, number: int, client: str, run_config: dict[str, bool | float | int | str]) -> Context:
+    """Give the context of a simulated node: client `number` (from 0), called `client`."""
+    return Context(
+        run_id=RUN_ID,
+        node_id=node_id,
+        node_config={"partition-id": number, "client": client},
+        state=RecordDict(),
+        run_config=run_config,
+    )
+
+
+def drive(app: App, message: Message, context: Context) -> Message:
+    """Give the app's reply, or an error reply with the exception's type, text and place."""
+    try:
+        return app(message, context)
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        reason = f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+        return Message(Error(RAISED, reason), reply_to=message)

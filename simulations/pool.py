@@ -1,0 +1,235 @@
+"""A pool of worker processes with one queue: whoever is free takes the next client."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+
+from ..strategies.base import LOST, ArrayRecord, Error, Message
+from ..strategies.federation import Federation
+from .packing import layout_of, unpack, write_arrays
+from .protocol import Done, Setup, Task
+from .shared import Block
+from .sharing import share
+
+_SLABS = 2  # a reply may be read while the next client already runs
+_ATTEMPTS = 2
+
+
+class WorkerError(RuntimeError):
+    """A worker process did not start."""
+
+    exit_code = 1
+
+
+@dataclass
+class _Job:
+    number: int
+    client: str
+    message: Message
+    attempts: int = 0
+
+
+@dataclass
+class _Worker:
+    process: "subprocess.Popen[bytes]"
+    pipe: Connection
+    lifeline: int
+    slabs: list[Block]
+    jobs: deque[_Job] = field(default_factory=deque)
+    ready: bool = False
+    rss_kb: int = 0
+
+    def close(self) -> None:
+        """End the process and free what it held."""
+        self.process.kill()
+        self.process.wait()
+        self.pipe.close()
+        os.close(self.lifeline)
+        for slab in self.slabs:
+            slab.close()
+
+
+class Pool:
+    """Starts workers, gives them clients, takes their replies; replaces a worker that dies."""
+
+    def __init__(self, workers: int) -> None:
+        self._data, self._broadcast = Block(), Block()
+        self._setup: Setup | None = None
+        self._record: ArrayRecord | None = None
+        self._version = self._record_size = self._numbers = 0
+        self._peak_kb = 0
+        self._workers = [self._start() for _ in range(workers)]
+
+    def _start(self) -> _Worker:
+        pipe, theirs = Pipe()
+        lifeline, kept = os.pipe()
+        slabs = [Block() for _ in range(_SLABS)]
+        fds = [theirs.fileno(), lifeline, *(slab.fd for slab in slabs)]
+        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fedbox.simulations.worker", *map(str, fds)],
+            pass_fds=[*fds, self._data.fd, self._broadcast.fd],
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+        )
+        theirs.close()
+        os.close(lifeline)
+        worker = _Worker(process, pipe, kept, slabs)
+        if self._setup is not None:
+            self._tell(worker)
+        return worker
+
+    def setup(self, federation: Federation, config_json: str, folder: str) -> None:
+        """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised."""
+        shared = share(federation, self._data)
+        self._setup = Setup(config_json, folder, self._data.fd, shared, self._broadcast.fd)
+        for worker in self._workers:
+            self._tell(worker)
+        for worker in self._workers:
+            self._await_ready(worker)
+
+    def _tell(self, worker: _Worker) -> None:
+        # A worker that is already dead is noticed when its answer is awaited.
+        with contextlib.suppress(BrokenPipeError):
+            worker.pipe.send(self._setup)
+
+    def _await_ready(self, worker: _Worker) -> None:
+        if worker.ready:
+            return
+        try:
+            problem = worker.pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise WorkerError(
+                f"a worker process ended with code {worker.process.wait()} before it was ready; "
+                "its own message stands above; with engine.workers=1 everything runs in this process"
+            ) from error
+        if problem is not None:
+            raise problem
+        worker.ready = True
+
+    def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
+        """Give the replies to (client, message) pairs as they come, until all are there or the deadline has passed.
+
+        `deadline` is a time of `time.monotonic`. At the deadline the workers that still run are ended; no reply comes
+        for their clients. A client whose worker dies is run once more, then gets an error reply.
+        """
+        source = iter(tasks)
+        queue: deque[_Job] = deque()
+        try:
+            while True:
+                self._fill(source, queue)
+                busy = [worker for worker in self._workers if worker.jobs]
+                if not busy:
+                    return
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                ready = wait([worker.pipe for worker in busy], left)
+                if not ready:
+                    return
+                for worker in busy:
+                    if worker.pipe in ready:
+                        yield from self._take(worker, queue)
+        finally:
+            for worker in self._workers:
+                if worker.jobs:  # cut short: the deadline, or whoever reads the replies, stopped
+                    self._replace(worker)
+
+    def _fill(self, source: Iterator[tuple[str, Message]], queue: deque[_Job]) -> None:
+        """Give a client to every idle worker, and a second one while so many wait that nobody will stand idle."""
+        for depth in range(1, _SLABS + 1):
+            for worker in list(self._workers):
+                spare = len(self._workers) if depth > 1 else 1
+                while len(queue) < spare and (job := self._next(source)):
+                    queue.append(job)
+                if len(queue) >= spare and len(worker.jobs) < depth:
+                    self._await_ready(worker)
+                    self._send(worker, queue.popleft())
+
+    def _next(self, source: Iterator[tuple[str, Message]]) -> _Job | None:
+        item = next(source, None)
+        if item is None:
+            return None
+        self._numbers += 1
+        return _Job(self._numbers, *item)
+
+    def _send(self, worker: _Worker, job: _Job) -> None:
+        records = dict(job.message.content)
+        record, layout = records.get("arrays"), None
+        if isinstance(record, ArrayRecord) and self._publish(record):
+            layout = layout_of(record)
+            del records["arrays"]
+        worker.jobs.append(job)
+        # If the worker is dead, reading from its pipe tells, and the job is taken up there.
+        with contextlib.suppress(BrokenPipeError):
+            worker.pipe.send(
+                Task(
+                    job.number,
+                    job.client,
+                    job.message.metadata,
+                    records,
+                    self._version,
+                    layout,
+                    self._record_size,
+                )
+            )
+
+    def _publish(self, record: ArrayRecord) -> bool:
+        """Put a record that goes to many clients into shared memory; False while another one is still being read."""
+        if record is self._record:
+            return True
+        if any(worker.jobs for worker in self._workers):
+            return False
+        size = sum(len(array.data) for array in record.values())
+        write_arrays(record, self._broadcast.room(max(size, 1)), 0)
+        self._record, self._record_size, self._version = record, size, self._version + 1
+        return True
+
+    def _take(self, worker: _Worker, queue: deque[_Job]) -> Iterator[Message]:
+        try:
+            done: Done = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            yield from self._bury(worker, queue)
+            return
+        worker.jobs.popleft()
+        worker.rss_kb = done.rss_kb
+        yield unpack(done.packed, worker.slabs[done.slab])
+
+    def _bury(self, worker: _Worker, queue: deque[_Job]) -> Iterator[Message]:
+        """Replace a dead worker; its running client is tried again once, the one that waited behind it goes back."""
+        running, *waiting = worker.jobs
+        worker.jobs.clear()
+        queue.extendleft(reversed(waiting))
+        running.attempts += 1
+        code = worker.process.wait()
+        self._replace(worker)
+        if running.attempts < _ATTEMPTS:
+            queue.appendleft(running)
+            return
+        reason = f"the worker process died twice while it ran {running.client} (exit code {code})"
+        if code == -9:
+            reason += "; it was killed, perhaps for lack of memory: fewer engine.workers need less"
+        yield Message(Error(LOST, reason), reply_to=running.message)
+
+    def _replace(self, worker: _Worker) -> None:
+        self._peak_kb += worker.rss_kb
+        worker.close()
+        self._workers[self._workers.index(worker)] = self._start()
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """The workers' largest resident memory together, in MB; shared pages count once for each worker."""
+        return (self._peak_kb + sum(worker.rss_kb for worker in self._workers)) * 1024 / 1e6
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            worker.close()
+        self._workers.clear()
+        self._data.close()
+        self._broadcast.close()

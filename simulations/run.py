@@ -1,0 +1,145 @@
+"""`fedbox.run`: one call that checks a configuration, simulates the federation and leaves a folder behind."""
+
+import errno
+import os
+import random
+import signal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..client.state import StateStore
+from ..client.workspace import Workspace, forget, use
+from ..configs import Config, load_config
+from ..server.callbacks import Callback, Callbacks, TensorBoard
+from ..server.console import ProgressBar
+from ..server.folder import RunFolder, default_folder
+from ..server.loop import Coordinator, RunFailedError
+from ..server.outcome import Result, summarise
+from ..strategies.base import identity
+from ..strategies.contract import Plugin
+from ..strategies.exact import Arrays
+from ..strategies.federation import Federation
+from ..strategies.registry import find, settings_faults
+from .driver import RUN_ID
+from .inprocess import InProcessGrid
+from .pool import Pool
+
+
+def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
+    """Give the checked configuration, the strategies' settings included. Raises ConfigError, PluginError."""
+    return load_config(source, overrides, settings_faults)
+
+
+def run_config(
+    config: Config,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    report: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
+    """Run a checked configuration; see `fedbox.run`."""
+    plugin = find(config.strategy)
+    folder = RunFolder(out or default_folder(config, resume), resume)
+    bar = ProgressBar() if progress else None
+    listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else []), *([bar] if bar else [])]
+    with ExitStack() as stack:
+        stack.callback(folder.close)
+        if bar:
+            stack.callback(bar.close)
+        stack.enter_context(_own_thread_and_randomness())
+        stack.enter_context(identity(RUN_ID))
+        with _told(folder.path):
+            summary = _simulate(config, plugin, folder, resume, Callbacks(listeners), stack)
+            if report:
+                from ..server.report import write_report
+
+                write_report([folder.path], folder.path / "report.html")
+    return Result(folder.path, summary)
+
+
+def _simulate(
+    config: Config, plugin: Plugin, folder: RunFolder, resume: bool, callback: Callback, stack: ExitStack
+) -> dict[str, Any]:
+    workers = config.engine.workers or len(os.sched_getaffinity(0))
+    # Workers start before the data is read: they import torch in the meantime.
+    pool = Pool(workers) if workers > 1 else None
+    if pool is not None:
+        stack.callback(pool.close)
+    federation = Federation.prepare(config)
+    config_json, path = config.model_dump_json(), str(folder.path.resolve())
+    grid = InProcessGrid(len(federation), config_json, path, pool)
+    coordinator = Coordinator(federation, plugin, grid, folder.path, callback)
+    if pool is not None:
+        pool.setup(federation, config_json, path)
+    else:
+        use(Workspace(federation, folder.path), config_json, path)
+        stack.callback(forget)
+    first = coordinator.restore() if resume else 1
+    folder.write_config(config)
+
+    def finish(status: str) -> dict[str, Any]:
+        weights = _final_weights(coordinator, folder.path)
+        summary = summarise(coordinator, status, weights, workers, pool.peak_rss_mb if pool else 0.0)
+        folder.write_model(weights)
+        folder.write_summary(summary)
+        callback.on_end(summary)
+        return summary
+
+    try:
+        coordinator.run(first)
+    except BaseException as error:
+        with suppress(OSError):
+            finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    return finish(coordinator.status)
+
+
+def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:
+    """Give the global model; for personal models, every client's kept arrays as CLIENT/NAME."""
+    if not coordinator.personal:
+        return coordinator.half.weights
+    kept = StateStore(folder / "clients").latest()
+    return {f"{client}/{name}": value for client, arrays in kept for name, value in arrays.items()}
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Turn a full disk into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise RunFailedError(
+            f"no space left while writing to {folder} ({error.strerror}); free some, then go on with --resume"
+        ) from error
+
+
+@contextmanager
+def _own_thread_and_randomness() -> Iterator[None]:
+    """Run on one torch thread, as workers do (their number changes sums); leave the caller's state alone."""
+    threads, python, numpy_state = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+
+
+def raise_on_sigterm() -> None:
+    """Let SIGTERM end a run as Ctrl-C does: resumable, with no process left behind."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)

@@ -1,0 +1,94 @@
+"""A worker process: it holds one resident model and runs the clients that the pool sends it, one after the other.
+
+Started by the pool as `python -m fedbox.simulations.worker FD FD FD FD`: the pipe, the lifeline, two reply blocks.
+"""
+
+import os
+import resource
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from ..client.app import app
+from ..client.workspace import Workspace, use
+from ..configs import Config
+from ..strategies.base import ArrayRecord, Message, RecordDict, run_config
+from .driver import context_for, drive
+from .packing import pack, read_arrays
+from .protocol import Done, Setup, Task
+from .shared import Block
+from .sharing import attach
+
+
+class Worker:
+    """The worker's end of the pipe."""
+
+    def __init__(self, pipe: Connection, slabs: list[Block]) -> None:
+        self.pipe = pipe
+        self.slabs = slabs
+        self.sent = 0
+        self.version = -1
+        self.record = ArrayRecord()
+
+    def setup(self, setup: Setup) -> None:
+        """Build the workspace over the shared data."""
+        federation = attach(Block(setup.data_fd), setup.data, Config.model_validate_json(setup.config_json))
+        workspace = Workspace(federation, Path(setup.folder) if setup.folder else None)
+        use(workspace, setup.config_json, setup.folder)
+        self.broadcast = Block(setup.broadcast_fd)
+        self.run_config = run_config(setup.config_json, setup.folder)
+
+    def serve(self) -> None:
+        """Run tasks until the pipe closes."""
+        while True:
+            task: Task = self.pipe.recv()
+            reply = self._run(task)
+            slab = self.sent % len(self.slabs)
+            rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            self.pipe.send(Done(task.number, pack(reply, self.slabs[slab]), slab, rss))
+            self.sent += 1
+
+    def _run(self, task: Task) -> Message:
+        content = RecordDict(task.records)
+        if task.layout is not None:
+            if task.version != self.version:  # a broadcast is read once for all the clients that run here
+                self.record, _ = read_arrays(task.layout, self.broadcast.view(task.size), 0)
+                self.version = task.version
+            content["arrays"] = self.record
+        message = Message(content=content, metadata=task.metadata)
+        number = int(task.client.rpartition("-")[2])
+        return drive(app, message, context_for(task.metadata.dst_node_id, number, task.client, self.run_config))
+
+
+def _watch(lifeline: int) -> None:
+    """End this process at once when the one that started it is gone."""
+    os.read(lifeline, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Serve until the pool closes the pipe."""
+    pipe_fd, lifeline, *slab_fds = map(int, sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
+    threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
+    torch.set_num_threads(1)
+    worker = Worker(Connection(pipe_fd), [Block(fd) for fd in slab_fds])
+    try:
+        setup = worker.pipe.recv()
+        try:
+            worker.setup(setup)
+        except Exception as error:  # told to the pool, which raises it where the user sees it
+            worker.pipe.send(error)
+            return
+        worker.pipe.send(None)
+        worker.serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Strategies: the contract, the registry, and one file for each method with both of its halves."""
+
+from .contract import (
+    Arrays,
+    Ask,
+    Batch,
+    ClientHalf,
+    ExactSum,
+    Metrics,
+    Plugin,
+    Samples,
+    ServerHalf,
+    Settings,
+    Site,
+    Update,
+)
+
+__all__ = [
+    "Arrays",
+    "Ask",
+    "Batch",
+    "ClientHalf",
+    "ExactSum",
+    "Metrics",
+    "Plugin",
+    "Samples",
+    "ServerHalf",
+    "Settings",
+    "Site",
+    "Update",
+]

@@ -1,0 +1,231 @@
+"""The border to Flower: asks and updates as Flower messages, and the sizes of these as serialised.
+
+A train or evaluate message carries `arrays` (the same for all clients), sometimes `own` (for this client), and `task`
+(round, phase, scalars). A reply carries `arrays`, sometimes `extra`, and `metrics` with Flower's `num-examples`, so
+Flower's own strategies can read it too. Arrays travel in NumPy's .npy format, as Flower writes it.
+
+Other modules take Flower's types from here: only this file, the two apps and the Grids import flwr.
+"""
+
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from flwr.app import (
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+)
+from flwr.common.serde import recorddict_to_proto
+from flwr.serverapp import Grid
+from flwr.supercore.task_identity import TaskIdentity
+from numpy.typing import NDArray
+
+from .contract import Ask, Update
+
+__all__ = [
+    "Array",
+    "ArrayRecord",
+    "ConfigRecord",
+    "Context",
+    "Error",
+    "Grid",
+    "Message",
+    "Metadata",
+    "MetricRecord",
+    "RecordDict",
+    "WireError",
+    "content_size",
+    "from_array",
+    "from_record",
+    "identity",
+    "read_run_config",
+    "read_task",
+    "read_update",
+    "run_config",
+    "task_content",
+    "to_array",
+    "to_record",
+    "update_content",
+    "with_id",
+]
+
+SERVER_NODE = 1
+# Flower's own code for a client app that raised; the other two are ours.
+RAISED, TIMED_OUT, LOST = 2, 100, 101
+ERROR_KINDS = {RAISED: "raised", TIMED_OUT: "timeout", LOST: "lost"}
+EXAMPLES = "num-examples"
+_CONFIG_KEY = "fedbox"
+
+
+class WireError(ValueError):
+    """A message does not have the form that both sides agreed on."""
+
+
+@lru_cache(maxsize=4096)
+def _header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer,
+        {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape},
+    )
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=4096)
+def _parse_header(head: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    buffer = io.BytesIO(head)
+    version = np.lib.format.read_magic(buffer)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(buffer)
+    return shape, dtype, fortran
+
+
+def to_array(value: NDArray[Any]) -> Array:
+    """Give Flower's Array of a numeric NumPy array: the bytes that `numpy.save` would write."""
+    if value.dtype.kind not in "fiub":
+        raise WireError(f"arrays of type {value.dtype} do not travel; use numbers or booleans")
+    kind, shape = value.dtype.str, tuple(value.shape)
+    return Array(str(value.dtype), shape, "numpy.ndarray", _header(kind, shape) + value.tobytes())
+
+
+def from_array(array: Array) -> NDArray[Any]:
+    """Give a read-only NumPy view of an Array's bytes. Raises WireError when they are not what its fields say."""
+    data = array.data
+    try:
+        # The header's length stands behind the magic text: 2 bytes in version 1, 4 bytes in versions 2 and 3.
+        size, start = (2, 10) if data[6] == 1 else (4, 12)
+        end = start + int.from_bytes(data[8 : 8 + size], "little")
+        shape, dtype, fortran = _parse_header(data[:end])
+        if dtype.kind not in "fiub":
+            raise WireError(f"arrays of type {dtype} do not travel")
+        flat = np.frombuffer(data, dtype, offset=end)
+        return flat.reshape(shape, order="F" if fortran else "C")
+    except (ValueError, IndexError, SyntaxError, TypeError) as error:
+        raise WireError(f"an array of {len(data)} bytes is not in .npy format: {error}") from error
+
+
+def to_record(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
+    """Give an ArrayRecord of named arrays, in their order."""
+    return ArrayRecord({name: to_array(np.asarray(value)) for name, value in arrays.items()})
+
+
+_last: tuple[ArrayRecord, dict[str, NDArray[Any]]] | None = None
+
+
+def from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Give named read-only arrays. The last record is remembered: a broadcast is decoded once for all its clients."""
+    global _last  # noqa: PLW0603
+    if _last is None or _last[0] is not record:
+        _last = (record, {name: from_array(array) for name, array in record.items()})
+    return _last[1]
+
+
+def task_content(ask: Ask, round_: int, shared: ArrayRecord, own: Mapping[str, NDArray[Any]]) -> RecordDict:
+    """Give the content of the message to one client; `shared` is `to_record(ask.arrays)`, made once a round."""
+    task = ConfigRecord({"round": round_, "phase": ask.phase, **{f"value.{k}": v for k, v in ask.values.items()}})
+    content = RecordDict({"arrays": shared, "task": task})
+    if own:
+        content["own"] = to_record(own)
+    return content
+
+
+def read_task(content: RecordDict) -> tuple[int, str, dict[str, Any], dict[str, NDArray[Any]]]:
+    """Give (round, phase, values, received arrays) of a train or evaluate message."""
+    try:
+        task = content.config_records["task"]
+        received = dict(from_record(content.array_records["arrays"]))
+        if "own" in content.array_records:
+            received |= {name: from_array(array) for name, array in content.array_records["own"].items()}
+        values = {key[6:]: value for key, value in task.items() if key.startswith("value.")}
+        return int(task["round"]), str(task["phase"]), values, received  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise WireError(f"the message lacks {error}; was it sent by another program?") from error
+
+
+def update_content(update: Update) -> RecordDict:
+    """Give the content of a reply."""
+    metrics: dict[str, int | float] = {name: float(value) for name, value in update.metrics.items()}
+    content = RecordDict(
+        {
+            "arrays": to_record(update.weights),
+            "metrics": MetricRecord({**metrics, EXAMPLES: int(update.examples)}),
+        }
+    )
+    if update.extra:
+        content["extra"] = to_record(update.extra)
+    return content
+
+
+def read_update(content: RecordDict) -> Update:
+    """Give the update that a reply carries. Raises WireError when it is malformed."""
+    try:
+        metrics = dict(content.metric_records["metrics"])
+        weights = {name: from_array(array) for name, array in content.array_records["arrays"].items()}
+        extra_record = content.array_records.get("extra", {})
+        extra = {name: from_array(array) for name, array in extra_record.items()}
+        examples = int(metrics.pop(EXAMPLES))  # type: ignore[arg-type]
+    except (KeyError, TypeError) as error:
+        raise WireError(f"the reply lacks {error}") from error
+    return Update(weights, examples, {name: float(value) for name, value in metrics.items()}, extra)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=1024)
+def _array_record_size(key: str, layout: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> int:
+    blank = {name: Array(dtype, shape, "numpy.ndarray", bytes(size)) for name, dtype, shape, size in layout}
+    return recorddict_to_proto(RecordDict({key: ArrayRecord(blank)})).ByteSize()
+
+
+def content_size(content: RecordDict) -> int:
+    """Give the size in bytes of a message's content as Flower serialises it (protobuf).
+
+    The size of an array record follows from its layout, so it is worked out once for each layout.
+    """
+    size = 0
+    for key, record in content.items():
+        if isinstance(record, ArrayRecord):
+            layout = tuple((name, a.dtype, tuple(a.shape), len(a.data)) for name, a in record.items())
+            size += _array_record_size(key, layout)
+        else:
+            size += recorddict_to_proto(RecordDict({key: record})).ByteSize()
+    return size
+
+
+def run_config(config_json: str, folder: str) -> dict[str, bool | float | int | str]:
+    """Give Flower's run configuration, which holds scalars only: the configuration as one JSON text, and the folder."""
+    return {_CONFIG_KEY: config_json, "folder": folder}
+
+
+def read_run_config(values: Mapping[str, Any]) -> tuple[str, str]:
+    """Give (configuration as JSON, folder) from Flower's run configuration."""
+    if _CONFIG_KEY not in values:
+        raise WireError(f"the run configuration lacks the key '{_CONFIG_KEY}'")
+    return str(values[_CONFIG_KEY]), str(values.get("folder", ""))
+
+
+@contextmanager
+def identity(run_id: int, node_id: int = SERVER_NODE) -> Iterator[None]:
+    """Say who this process is to Flower, which refuses to make messages without it."""
+    names = ("_task_id", "_run_id", "_node_id")
+    before = [getattr(TaskIdentity, name) for name in names]
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, run_id, node_id
+    try:
+        yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(TaskIdentity, name, value)
+
+
+def with_id(message: Message, message_id: str) -> Message:
+    """Give the message its id, which Flower leaves to the link that carries it."""
+    message.metadata.__dict__["_message_id"] = message_id
+    return message

@@ -1,0 +1,163 @@
+"""The contract: a strategy is one value, `Plugin(settings, client, server)`, written in one file.
+
+The server half says what is asked of the clients in a round and makes a model of what comes back; the client half
+trains. Neither sees a message, a process or a network, so the same file runs in one process, on a cluster and on
+machines far apart. `docs/plugins.md` builds one step by step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch.nn import functional
+
+from .exact import Arrays, ExactSum
+from .site import Batch, Samples, Site
+
+Scalar = int | float | str | bool
+Metrics = dict[str, float]
+
+
+class Settings(BaseModel):
+    """Base of a strategy's settings: strict, frozen; give every field a default, a range and a description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the server asks of its clients in a round.
+
+    `arrays` goes to every client; the names that are the model's are loaded before `ClientHalf.train` is called.
+    `phase` and `values` (scalars) reach the client half as `site.phase` and `site.values`.
+    """
+
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    phase: str = "train"
+    values: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client gives back: `weights` to be averaged by `examples`, `extra` arrays for the server half alone.
+
+    `metrics` are plain numbers for the records, for example `{"train_loss": 0.7}`.
+    """
+
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    examples: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class ClientHalf(Generic[S]):
+    """What a client does. One object serves many clients in turn: keep nothing on `self`, use `site.state`."""
+
+    personal: ClassVar[bool] = False
+    """True when every client ends with a model of its own and there is no global one."""
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    def prepare(self, site: Site) -> None:
+        """Bring the model into the state in which it trains or is evaluated; here: load what the server sent."""
+        site.load({name: array for name, array in site.received.items() if name in site.names})
+
+    def train(self, site: Site) -> Update:
+        """Train on the site's labelled samples; give all shared weights back."""
+        fit = site.fit(lambda batch: self.loss(site, batch))
+        return Update(site.weights(), fit.examples, fit.metrics)
+
+    def loss(self, site: Site, batch: Batch) -> torch.Tensor:
+        """Give the loss of a batch, a scalar tensor; here: cross-entropy."""
+        return functional.cross_entropy(site.model(batch.x), batch.y)
+
+    def evaluate(self, site: Site, samples: Samples) -> Metrics:
+        """Measure the model on the samples: `accuracy` in [0, 1], mean `loss`."""
+        return site.evaluate(samples)
+
+
+class ServerHalf(Generic[S]):
+    """What the server does. All that must survive a restart stands in `weights` and in `state()`."""
+
+    def __init__(self, settings: S, site: Site) -> None:
+        self.settings = settings
+        self.weights: Arrays = site.weights()
+
+    def ask(self, round_: int) -> Ask | None:
+        """Say what is asked in round `round_` (from 1); None when the clients rest in this round."""
+        return Ask(self.weights)
+
+    def ask_client(self, round_: int, client: str) -> Mapping[str, NDArray[Any]]:
+        """Give the arrays that only this client receives, on top of `ask`."""
+        return {}
+
+    def ask_evaluate(self, round_: int) -> Ask:
+        """Say what the clients need to evaluate after round `round_`; here: the global weights."""
+        return Ask(self.weights)
+
+    def expects(self) -> Mapping[str, NDArray[Any]]:
+        """Give arrays with the names, shapes and types that `Update.weights` must have; others are refused."""
+        return self.weights
+
+    def begin(self) -> Any:
+        """Give an empty total of a round. Whatever it is, adding updates in any order must give the same result."""
+        return ExactSum()
+
+    def add(self, total: Any, client: str, update: Update) -> None:
+        """Add one update to the total; here: weighted by its examples."""
+        if update.examples > 0:
+            total.add(update.weights, update.examples)
+
+    def finish(self, total: Any, round_: int) -> None:
+        """Make the new global weights from the total; here: the weighted mean."""
+        self.weights = {**self.weights, **total.mean()}
+
+    def refine(self, site: Site) -> Metrics:
+        """Train on the server's own data after the aggregation; here: nothing. Returns metrics for the record."""
+        return {}
+
+    def evaluate(self, site: Site, samples: Samples) -> Metrics:
+        """Measure the global model on the server's samples."""
+        site.load({name: array for name, array in self.weights.items() if name in site.names})
+        return site.evaluate(samples)
+
+    def state(self) -> Arrays:
+        """Give the arrays, besides `weights`, that a checkpoint must hold (moments, anchors, counters)."""
+        return {}
+
+    def restore(self, state: Arrays) -> None:
+        """Take back what `state` gave."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A strategy: its settings' schema, its client half and its server half. `summary` is one line for listings."""
+
+    settings: type[Settings] = Settings
+    client: type[ClientHalf[Any]] = ClientHalf
+    server: type[ServerHalf[Any]] = ServerHalf
+    summary: str = ""
+
+
+__all__ = [
+    "Arrays",
+    "Ask",
+    "Batch",
+    "ClientHalf",
+    "ExactSum",
+    "Metrics",
+    "Plugin",
+    "Samples",
+    "Scalar",
+    "ServerHalf",
+    "Settings",
+    "Site",
+    "Update",
+]

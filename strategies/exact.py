@@ -1,0 +1,124 @@
+"""Sums of arrays that do not depend on the order or the grouping of their terms.
+
+Floating-point addition is not associative, so a mean over clients would change with the order in which replies
+arrive and with the number of workers that add up parts of it. Here every term is first rounded to a fixed grid (a
+function of the term alone), and sums of multiples of the grid are exact in float64 while they stay below 2**53 grid
+steps. Two grids hold the leading and the following bits (the idea of pre-rounded summation: Demmel and Nguyen,
+"Fast reproducible floating-point summation", 2013):
+
+    high grid 2**-10: terms and sums up to 2**41 in size;
+    low grid 2**-48: what the high grid leaves, up to 65,536 terms.
+
+A float32 weight times a whole number of examples is exact in float64, so the only rounding is that of the low grid:
+2**-49 a term.
+"""
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[np.generic]]
+
+_LIMIT = 2.0**41
+_MAX_TERMS = 2**16
+# Adding 1.5 * 2**(52 + e) to x and taking it away again rounds x to a multiple of 2**e (round half to even).
+_HIGH = 1.5 * 2.0**42
+_LOW = 1.5 * 2.0**4
+
+
+class SumRangeError(ArithmeticError):
+    """A term or the sum is too large, or not finite, to be added exactly."""
+
+
+class ExactSum:
+    """The exact weighted sum of named arrays: `add` terms or `merge` partial sums in any order.
+
+    Every term must carry the names and shapes of the first one. Memory: 16 bytes an element, whatever the number of
+    terms.
+    """
+
+    def __init__(self) -> None:
+        self.terms = 0
+        self._weight = Fraction(0)
+        self._parts: dict[str, NDArray[np.float64]] = {}
+        self._dtypes: dict[str, np.dtype[np.generic]] = {}
+        self._bound = 0.0
+
+    def add(self, arrays: Mapping[str, NDArray[np.generic]], weight: float) -> None:
+        """Add `weight` times the arrays. Raises SumRangeError, and adds nothing, when the term is out of range.
+
+        `weight` is finite and not negative: a number of examples, or a share.
+        """
+        if not (np.isfinite(weight) and weight >= 0):
+            raise SumRangeError(f"the weight of a term is {weight}; it must be finite and not negative")
+        terms = {name: np.multiply(array, weight, dtype=np.float64) for name, array in arrays.items()}
+        bound = self._checked_bound(terms)
+        if not self._parts:
+            self._dtypes = {name: array.dtype for name, array in arrays.items()}
+            self._parts = {name: np.zeros((2, *term.shape)) for name, term in terms.items()}
+        for name, term in terms.items():
+            high = term + _HIGH
+            high -= _HIGH
+            low = term - high  # exact: both are multiples of the term's last bit
+            low += _LOW
+            low -= _LOW
+            parts = self._parts[name]
+            parts[0] += high
+            parts[1] += low
+        self.terms += 1
+        self._weight += Fraction(weight)
+        self._bound = bound
+
+    def _checked_bound(self, terms: Mapping[str, NDArray[np.float64]]) -> float:
+        largest = 0.0
+        for name, term in terms.items():
+            if self._parts and (name not in self._parts or self._parts[name].shape[1:] != term.shape):
+                raise SumRangeError(f"array '{name}' of shape {term.shape} does not fit the sum")
+            size = max(abs(float(term.max())), abs(float(term.min()))) if term.size else 0.0
+            if not size < _LIMIT:  # NaN fails this comparison too
+                raise SumRangeError(
+                    f"array '{name}' reaches {size:g} times its weight; at most {_LIMIT:g} can be summed"
+                )
+            largest = max(largest, size)
+        if self._parts and len(terms) != len(self._parts):
+            raise SumRangeError(f"the term lacks {', '.join(sorted(set(self._parts) - set(terms)))}")
+        if self._bound + largest >= _LIMIT or self.terms + 1 > _MAX_TERMS:
+            raise SumRangeError(f"the sum of {self.terms + 1} terms leaves the range that is exact")
+        return self._bound + largest
+
+    def merge(self, other: "ExactSum") -> None:
+        """Add another sum to this one, as if its terms had been added here."""
+        if not other._parts:
+            return
+        if not self._parts:
+            self._dtypes = dict(other._dtypes)
+            self._parts = {name: np.zeros_like(part) for name, part in other._parts.items()}
+        if self._bound + other._bound >= _LIMIT or self.terms + other.terms > _MAX_TERMS:
+            raise SumRangeError(f"the sum of {self.terms + other.terms} terms leaves the range that is exact")
+        for name, part in other._parts.items():
+            self._parts[name] += part
+        self.terms += other.terms
+        self._weight += other._weight
+        self._bound += other._bound
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights, exact before it is rounded to a float."""
+        return float(self._weight)
+
+    def total(self) -> dict[str, NDArray[np.float64]]:
+        """Give the sums in float64."""
+        return {name: part[0] + part[1] for name, part in self._parts.items()}
+
+    def mean(self) -> Arrays:
+        """Give the weighted mean in the arrays' own types (whole numbers are rounded); empty when no weight came."""
+        if self.weight <= 0:
+            return {}
+        means: Arrays = {}
+        for name, total in self.total().items():
+            mean = total / self.weight
+            kind = self._dtypes[name]
+            means[name] = (np.rint(mean) if kind.kind in "iub" else mean).astype(kind)
+        return means

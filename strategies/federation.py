@@ -1,0 +1,137 @@
+"""Who holds what: the data set of a configuration, dealt to the server and the clients."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..configs import Config
+from ..data.arrays import DataSet
+from ..data.partition import Partition, partition
+from ..data.registry import load_dataset
+from ..data.roles import Roles, assign_roles, holdout, server_share
+from ..models import FlatModel, build_model
+from .samples import Samples
+from .seeds import derive
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The data set and its division: held by the server (labelled), held out for validation, dealt to clients.
+
+    All indices count the data set's training samples. Clients are named client-0, client-1, ...
+    """
+
+    config: Config
+    dataset: DataSet
+    server: Index
+    validation: Index
+    clients: Partition
+
+    @classmethod
+    def prepare(cls, config: Config) -> "Federation":
+        """Read the data set and deal it, as a pure function of the configuration. Raises DataError."""
+        data = config.data
+        dataset = load_dataset(data.dataset, data.root, **data.options)
+        labels = dataset.train.labels
+        everything = np.arange(len(labels), dtype=np.int64)
+        validation, rest = holdout(labels, data.validation_share, derive(config.seed, "validation"))
+        held, kept = server_share(
+            labels[rest],
+            share=None if data.server.count is not None else data.server.share,
+            count=data.server.count,
+            seed=derive(config.seed, "server"),
+        )
+        rest_of_all = everything[rest][kept]
+        parts = partition(
+            labels[rest_of_all],
+            {name: values[rest_of_all] for name, values in dataset.train.attributes.items()},
+            seed=derive(config.seed, "partition"),
+            **data.partition.model_dump(),
+        )
+        # `rest_of_all` ascends, so the indices of each client still ascend when they count all training samples.
+        clients = Partition(parts.offsets, rest_of_all[parts.flat], parts.keys)
+        return cls(config, dataset, everything[rest][held], validation, clients)
+
+    def __len__(self) -> int:
+        return len(self.clients)
+
+    @staticmethod
+    def name(number: int) -> str:
+        """Give the name of client `number` (from 0)."""
+        return f"client-{number}"
+
+    def number(self, name: str) -> int:
+        """Give the number of a client by its name. Raises KeyError."""
+        head, _, tail = name.partition("-")
+        if head != "client" or not tail.isdigit() or int(tail) >= len(self):
+            raise KeyError(name)
+        return int(tail)
+
+    def roles(self, name: str) -> Roles:
+        """Give a client's labelled, unlabelled and test indices: a pure function of (seed, client name)."""
+        data, labels = self.config.data, self.config.data.labels
+        share = labels.by_client.get(name, labels.share)
+        return assign_roles(
+            self.clients.indices(self.number(name)),
+            self.dataset.train.labels,
+            client=name,
+            seed=self.config.seed,
+            test_share=data.test_share,
+            label_share=None if labels.count is not None and name not in labels.by_client else share,
+            label_count=None if name in labels.by_client else labels.count,
+            stratified=labels.stratified,
+        )
+
+    def samples(self, index: Index, device: torch.device, labelled: bool = True) -> Samples:
+        """Give training samples as tensors."""
+        return self._samples(self.dataset.train.images[index], self.dataset.train.labels[index], device, labelled)
+
+    def server_samples(self, device: torch.device) -> Samples:
+        """Give the samples on which the server evaluates: the test split, or the held-out share of train."""
+        if self.config.evaluate.split == "validation":
+            return self.samples(self.validation, device)
+        return self._samples(self.dataset.test.images, self.dataset.test.labels, device, True)
+
+    def pooled(self) -> Index:
+        """Give every sample that clients train on, and the server's own, in ascending order.
+
+        The clients' own test samples stay out, so a centralised model is measured on the same footing.
+        """
+        parts = [self.server]
+        for number in range(len(self)):
+            roles = self.roles(self.name(number))
+            parts += [roles.labelled, roles.unlabelled]
+        return np.sort(np.concatenate(parts))
+
+    def _samples(self, images: NDArray[Any], labels: NDArray[Any], device: torch.device, labelled: bool) -> Samples:
+        data = self.dataset
+        return Samples(images, labels, mean=data.mean, std=data.std, device=device, labelled=labelled)
+
+    def model(self, device: torch.device) -> FlatModel:
+        """Build the configured model with its initial weights, resident on a device. Raises ModelError."""
+        spec = self.config.model
+        module = build_model(
+            spec.name,
+            shape=self.dataset.shape,
+            classes=len(self.dataset.classes),
+            seed=derive(self.config.seed, "model"),
+            options=spec.options,
+        )
+        return FlatModel(module, device)
+
+
+def counts(federation: Federation) -> Mapping[str, NDArray[np.int64]]:
+    """Give samples by client and class: `labelled`, `unlabelled` and `test`, each int64 [clients, classes]."""
+    classes = len(federation.dataset.classes)
+    table = {kind: np.zeros((len(federation), classes), np.int64) for kind in ("labelled", "unlabelled", "test")}
+    for number in range(len(federation)):
+        roles = federation.roles(federation.name(number))
+        for kind, rows in table.items():
+            rows[number] = np.bincount(federation.dataset.train.labels[getattr(roles, kind)], minlength=classes)
+    return table

@@ -1,0 +1,128 @@
+"""Find strategies: by registered name (entry-point group `fedbox.strategies`) or as `module:attribute`."""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..configs.faults import Fault, schema_faults, suggest
+from .contract import ClientHalf, Plugin, ServerHalf, Settings
+
+GROUP = "fedbox.strategies"
+
+
+class PluginError(ValueError):
+    """A strategy cannot be found, cannot be imported or breaks the contract."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A registered strategy, for listings: `problem` says why it cannot be used, when it cannot."""
+
+    name: str
+    summary: str
+    origin: str
+    settings: type[Settings] | None
+    problem: str = ""
+
+
+def registered() -> dict[str, EntryPoint]:
+    """Give the registered strategies by name; nothing is imported."""
+    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+
+
+def find(name: str) -> Plugin:
+    """Give the strategy of a registered name, or of `module:attribute`. Raises PluginError."""
+    points = registered()
+    if name in points:
+        return _checked(points[name].value)
+    if ":" in name:
+        return _checked(name)
+    hint = difflib.get_close_matches(name, points, n=1)
+    meant = f"did you mean '{hint[0]}'? " if hint else ""
+    raise PluginError(
+        f"strategy '{name}' is not registered; {meant}registered: {', '.join(points)}; "
+        "a strategy of your own is named module:attribute"
+    )
+
+
+def _checked(target: str) -> Plugin:
+    module_name, _, attribute = target.partition(":")
+    try:
+        value: Any = importlib.import_module(module_name)
+        for step in attribute.split("."):
+            value = getattr(value, step)
+    except Exception as error:  # whatever a plugin's import raises is the plugin's fault, to be told by name
+        raise PluginError(f"strategy '{target}' cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(value, Plugin):
+        raise PluginError(f"'{target}' is a {type(value).__name__}, not a fedbox.strategies.Plugin")
+    breaches = [
+        f"its {part} is {given!r}, not a subclass of {wanted.__name__}"
+        for part, given, wanted in (
+            ("settings", value.settings, Settings),
+            ("client", value.client, ClientHalf),
+            ("server", value.server, ServerHalf),
+        )
+        if not (inspect.isclass(given) and issubclass(given, wanted))
+    ]
+    if breaches:
+        raise PluginError(f"strategy '{target}' breaks the contract: {'; '.join(breaches)}")
+    return value
+
+
+def listings() -> list[Listing]:
+    """Give every registered strategy with its summary and origin, the broken ones with their problem."""
+    found = []
+    for name, point in registered().items():
+        origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+        try:
+            plugin = find(name)
+        except PluginError as error:
+            found.append(Listing(name, "", origin, None, str(error)))
+        else:
+            summary = plugin.summary or (inspect.getdoc(plugin.client) or "").partition("\n")[0]
+            found.append(Listing(name, summary, origin, plugin.settings))
+    return found
+
+
+def block_name(strategy: str) -> str:
+    """Give the key of a strategy's block under `settings`: its name, or the attribute's module for module:attribute."""
+    return strategy.partition(":")[0].rpartition(".")[2] if ":" in strategy else strategy
+
+
+def settings_of(plugin: Plugin, strategy: str, blocks: Mapping[str, Mapping[str, Any]]) -> Settings:
+    """Give the checked settings of the chosen strategy."""
+    return plugin.settings.model_validate(dict(blocks.get(block_name(strategy), {})))
+
+
+def settings_faults(raw: Mapping[str, Any]) -> Iterable[Fault]:
+    """Find the faults of `strategy` and of every block under `settings`, used or not."""
+    strategy, blocks = raw.get("strategy", "fedavg"), raw.get("settings") or {}
+    if not isinstance(strategy, str) or not isinstance(blocks, dict):
+        return  # the schema says so
+    points = registered()
+    if ":" not in strategy and strategy not in points:
+        yield Fault("strategy", f"got '{strategy}', which is not registered; {suggest(strategy, points)}")
+    for key, block in blocks.items():
+        if key not in points and key != block_name(strategy):
+            yield Fault(f"settings.{key}", f"is no strategy; {suggest(str(key), points)}")
+        elif isinstance(block, dict):
+            target = strategy if key == block_name(strategy) else key
+            yield from _block_faults(str(target), str(key), block)
+
+
+def _block_faults(strategy: str, key: str, block: dict[str, Any]) -> Iterable[Fault]:
+    if strategy not in registered() and ":" not in strategy:
+        return
+    schema = find(strategy).settings
+    try:
+        schema.model_validate(block)
+    except ValidationError as error:
+        yield from schema_faults(error, schema, f"settings.{key}")

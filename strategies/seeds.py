@@ -1,0 +1,28 @@
+"""Randomness as a pure function of (seed, round, client name): no order of arrival, worker or engine enters it."""
+
+import hashlib
+import random
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *parts: object) -> int:
+    """Give a 63-bit seed for a purpose, for example `derive(config.seed, "train", round_, "client-3")`.
+
+    The parts are joined by their text, so ("a", 1) and ("a", "1") give the same seed.
+    """
+    text = "\x1f".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, *parts: object) -> torch.Generator:
+    """Give a CPU generator for a purpose."""
+    return torch.Generator().manual_seed(derive(seed, *parts))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and torch, for code that draws from them (dropout, plugins)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)

@@ -1,0 +1,217 @@
+"""The site: all that a half of a strategy may touch of one participant (a client, or the server itself)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..configs import TrainConfig
+from ..models import BufferPolicy, FlatModel, shared_names
+from .exact import Arrays
+from .samples import Batch, Samples
+from .seeds import derive, generator
+
+Loss = Callable[[Batch], Tensor]
+
+
+class NotAvailableError(RuntimeError):
+    """A participant was asked for something that it does not have, such as the clients' pooled data."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `Site.fit` did: the samples it trained on, its optimiser steps, and metrics (`train_loss`, when any)."""
+
+    examples: int
+    steps: int
+    metrics: dict[str, float]
+
+
+@dataclass
+class Holdings:
+    """The data of one participant, each part read when it is first asked for."""
+
+    labelled: Callable[[], Samples]
+    unlabelled: Callable[[], Samples]
+    test: Callable[[], Samples]
+    pooled: Callable[[], Samples] | None = None
+
+
+@dataclass
+class Site:
+    """One participant in one round.
+
+    `model` is resident: it is shared by the clients of a process, so each visit begins from the initial weights and
+    `ClientHalf.prepare` brings in what is this client's. `state` is saved under the client's name after `train`; it
+    holds arrays only. `values` and `phase` come from `Ask`; `received` are the arrays of the message.
+    """
+
+    name: str
+    flat: FlatModel
+    train_config: TrainConfig
+    holdings: Holdings
+    classes: int
+    seed: int
+    buffers: BufferPolicy = "global"
+    batch_size: int = 512
+    round: int = 0
+    phase: str = "train"
+    values: Mapping[str, Any] = field(default_factory=dict)
+    received: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    state: Arrays = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.generator = generator(self.seed, "site", self.round, self.phase, self.name)
+        self._parts: dict[str, Samples] = {}
+        self._views: Any = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, on `device`."""
+        return self.flat.module
+
+    @property
+    def device(self) -> torch.device:
+        """The torch device of the model and the samples."""
+        return self.flat.flat.device
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The state names that travel: all parameters, and the buffers where their policy is global."""
+        return shared_names(self.model, self.buffers)
+
+    @property
+    def labelled(self) -> Samples:
+        """The samples whose labels this participant knows."""
+        return self._part("labelled", self.holdings.labelled)
+
+    @property
+    def unlabelled(self) -> Samples:
+        """The samples whose labels it does not know."""
+        return self._part("unlabelled", self.holdings.unlabelled)
+
+    @property
+    def test(self) -> Samples:
+        """Its own test samples."""
+        return self._part("test", self.holdings.test)
+
+    @property
+    def pooled(self) -> Samples:
+        """Every client's training samples with their labels: simulation only, for reference points."""
+        if self.holdings.pooled is None:
+            raise NotAvailableError(
+                f"{self.name} has no access to the clients' pooled data: only a simulation holds it, at the server"
+            )
+        return self._part("pooled", self.holdings.pooled)
+
+    def _part(self, key: str, read: Callable[[], Samples]) -> Samples:
+        if key not in self._parts:
+            self._parts[key] = read()
+        return self._parts[key]
+
+    def weights(self, parts: tuple[str, ...] | None = None) -> Arrays:
+        """Give copies of the travelling arrays, of all parts of the model or of the named ones."""
+        return self.flat.state(shared_names(self.model, self.buffers, parts))
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copy arrays into the model by name. Raises ModelError for an unknown name or a wrong shape."""
+        self.flat.load(arrays)
+
+    def fit(
+        self,
+        loss: Loss | None = None,
+        *,
+        samples: Samples | None = None,
+        parts: tuple[str, ...] | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+        adjust: Callable[[], None] | None = None,
+    ) -> Fit:
+        """Train the model on `samples` (default: the labelled ones) and return what was done.
+
+        `loss` maps a batch to a scalar (default: cross-entropy); `parts` are the only parts that change; `epochs` and
+        `steps` default to the configuration's. `adjust` is called after each backward pass and may change
+        `flat.flat_grad`. No samples: nothing happens, 0 examples.
+        """
+        samples = self.labelled if samples is None else samples
+        if len(samples) == 0:
+            return Fit(0, 0, {})
+        loss = self._cross_entropy if loss is None else loss
+        leaves = self.flat.trainable(parts)
+        optimizer = self.optimizer(leaves)
+        self.model.train()
+        total, seen, done = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
+        for batch in self.batches(samples, epochs=epochs, steps=steps):
+            self.flat.zero_grad()
+            value = loss(batch)
+            value.backward()  # type: ignore[no-untyped-call]
+            if adjust is not None:
+                adjust()
+            if self.train_config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(leaves, self.train_config.clip_norm)
+            optimizer.step()
+            total += value.detach().double() * len(batch)
+            seen, done = seen + len(batch), done + 1
+        return Fit(len(samples), done, {"train_loss": float(total) / seen})
+
+    def _cross_entropy(self, batch: Batch) -> Tensor:
+        return functional.cross_entropy(self.model(batch.x), batch.y)
+
+    def optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
+        """Give the configured optimiser over flat parameters, with this round's learning rate."""
+        config = self.train_config
+        lr = config.lr * config.lr_decay ** max(self.round - 1, 0)
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(leaves, lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return kind(leaves, lr, weight_decay=config.weight_decay)
+
+    def batches(self, samples: Samples, *, epochs: int | None = None, steps: int | None = None) -> Iterator[Batch]:
+        """Give shuffled batches, with the configured view, for so many epochs or exactly so many steps."""
+        steps = self.train_config.steps if steps is None and epochs is None else steps
+        epochs = self.train_config.epochs if epochs is None else epochs
+        size, done = self.train_config.batch_size, 0
+        while (done < steps) if steps is not None else (epochs > 0):
+            epochs -= 1
+            order = torch.randperm(len(samples), generator=self.generator).to(self.device)
+            for index in order.split(size):
+                if steps is not None and done >= steps:
+                    return
+                done += 1
+                yield self._viewed(samples, index)
+
+    def _viewed(self, samples: Samples, index: Tensor) -> Batch:
+        if self.train_config.view == "none":
+            return samples.batch(index)
+        view = self.views.weak if self.train_config.view == "weak" else self.views.strong
+        return Batch(samples.normalize(view(samples.images(index), self.generator)), samples.y[index], index)
+
+    @property
+    def views(self) -> Any:
+        """The views `weak(images, generator)` and `strong(images, generator)`, on images in [0, 1]."""
+        if self._views is None:
+            from ..data.views import Views
+
+            self._views = Views(flip=self.train_config.flip, strength=self.train_config.view_strength)
+        return self._views
+
+    @torch.no_grad()
+    def evaluate(self, samples: Samples) -> dict[str, float]:
+        """Give `accuracy` in [0, 1] and mean cross-entropy `loss` in eval mode; nothing without samples."""
+        if len(samples) == 0:
+            return {}
+        self.model.eval()
+        right, total = torch.zeros((), dtype=torch.int64, device=self.device), 0.0
+        for index in torch.arange(len(samples), device=self.device).split(self.batch_size):
+            scores, y = self.model(samples.x(index)), samples.truth[index]
+            right += (scores.argmax(1) == y).sum()
+            total += float(functional.cross_entropy(scores, y, reduction="sum"))
+        return {"accuracy": float(right) / len(samples), "loss": total / len(samples)}
+
+    def derive(self, *parts: object) -> int:
+        """Give a seed for a purpose of this participant in this round."""
+        return derive(self.seed, self.round, self.name, *parts)
