@@ -146,20 +146,25 @@ def data(
     """Show who holds what: samples of every client by class, labelled, unlabelled and test."""
     from .data.describe import plot_partition
     from .simulations.run import check
-    from .strategies.federation import Federation, counts
+    from .strategies.federation import Federation
 
     source, changes = _split(config, overrides)
     checked = check(source or "quickstart", changes)
     federation = Federation.prepare(checked)
-    held = counts(federation)
+    held = federation.table()
     _print(_data_table(federation, held, most))
     typer.echo(
         f"server: {len(federation.server)} labelled samples, {len(federation.dataset.test)} for testing, "
         f"{len(federation.validation)} for validation"
     )
     if plot is not None:
-        total = held["labelled"] + held["unlabelled"]
-        plot_partition(total, federation.dataset.classes, plot, title=checked.name, keys=federation.clients.keys)
+        plot_partition(
+            held.labelled + held.unlabelled,
+            federation.dataset.classes,
+            plot,
+            title=checked.name,
+            keys=federation.clients.keys,
+        )
         typer.echo(f"picture: {plot}")
 
 
@@ -186,29 +191,26 @@ def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None,
 
 
 def _data_table(federation: Any, held: Any, most: int) -> Any:
+    from rich.box import SIMPLE
     from rich.table import Table
 
     config: Config = federation.config
     rule = config.data.partition
     title = f"{federation.dataset.name}: {len(federation)} clients, {rule.kind}"
-    table = Table(
-        "client",
-        *federation.dataset.classes,
-        "labelled",
-        "unlabelled",
-        "test",
-        title=title,
-        title_justify="left",
-    )
-    total = held["labelled"] + held["unlabelled"]
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, pad_edge=False)
+    table.add_column("client", no_wrap=True, min_width=9)
+    for label in federation.dataset.classes:
+        table.add_column(label, justify="right", no_wrap=True, max_width=7)
+    for role in ("labelled", "unlabelled", "test"):
+        table.add_column(role, justify="right", no_wrap=True, min_width=len(role))
+    total = held.labelled + held.unlabelled
+    roles = [rows.sum(axis=1) for rows in (held.labelled, held.unlabelled, held.test)]
     for number in range(min(len(federation), most)):
         name = federation.name(number)
         if federation.clients.keys is not None:
             name += f" ({federation.clients.keys[number]})"
         cells = [str(count) if count else "[dim].[/]" for count in total[number]]
-        table.add_row(
-            name, *cells, *(str(int(held[kind][number].sum())) for kind in ("labelled", "unlabelled", "test"))
-        )
+        table.add_row(name, *cells, *(str(int(sums[number])) for sums in roles))
     if len(federation) > most:
         table.caption = f"and {len(federation) - most} more clients (--most)"
     return table

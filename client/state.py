@@ -1,8 +1,8 @@
 """What a client keeps from round to round, on disk under its name, by round, so that a round can be done again.
 
-A run that is killed in round r and resumed asks for round r once more. A client that had already finished it must then
-start from what it had before, so `read` gives the latest version written before r, and `write` keeps that version
-beside the new one. At most two versions of a client exist at a time.
+A run that is killed and resumed begins again behind its last checkpoint. A client must then start from what it had at
+that checkpoint, so `read` gives the latest version written before the round asked for, and `write` keeps every version
+that the run may come back to: at most `engine.checkpoint_every` + 1 of a client exist at a time.
 """
 
 import os
@@ -22,10 +22,14 @@ class StateError(RuntimeError):
 
 
 class StateStore:
-    """Versions of the clients' states in a folder; with no folder nothing can be kept."""
+    """Versions of the clients' states in a folder; with no folder nothing can be kept.
 
-    def __init__(self, folder: Path | None) -> None:
+    `every` is the number of rounds between two checkpoints of the run.
+    """
+
+    def __init__(self, folder: Path | None, every: int = 1) -> None:
         self.folder = folder
+        self.every = every
 
     def read(self, client: str, round_: int) -> dict[str, NDArray[Any]]:
         """Give the arrays that the client kept before round `round_`; empty when there are none."""
@@ -51,18 +55,20 @@ class StateStore:
         finally:
             draft.unlink(missing_ok=True)
         versions = self._versions(client)
-        needed = {round_, max((v for v in versions if v < round_), default=round_)}
-        for version in set(versions) - needed:
-            self._path(client, version).unlink(missing_ok=True)
+        checkpoint = (round_ - 1) // self.every * self.every  # the run comes back to no earlier one
+        base = max((version for version in versions if version <= checkpoint), default=0)
+        for version in versions:
+            if not base <= version <= round_:
+                self._path(client, version).unlink(missing_ok=True)
 
-    def latest(self) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
-        """Give (client, arrays) of every client that has state, in the order of their names."""
+    def after(self, round_: int) -> Iterator[tuple[str, dict[str, NDArray[Any]]]]:
+        """Give (client, arrays) of every client that had state after round `round_`, in the order of their names."""
         if self.folder is None or not self.folder.is_dir():
             return
         for folder in sorted(self.folder.iterdir(), key=lambda path: path.name):
-            versions = self._versions(folder.name)
-            if versions:
-                yield folder.name, self.read(folder.name, max(versions) + 1)
+            kept = self.read(folder.name, round_ + 1)
+            if kept:
+                yield folder.name, kept
 
     def _versions(self, client: str) -> list[int]:
         if self.folder is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..strategies.site import Holdings, Site
 from .state import StateStore
 
 _BUFFER, _STATE = "buffer/", "state/"
+_KNOWN = 128  # clients whose roles are remembered: a small federation draws them once, a large one stays small
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,11 @@ class Workspace:
     def __init__(self, federation: Federation, folder: Path | None, half: ClientHalf[Any] | None = None) -> None:
         config = federation.config
         self.federation = federation
+        self._roles = lru_cache(_KNOWN)(federation.roles)
         self.device = torch.device(config.engine.device)
         self.flat = federation.model(self.device)
         self.initial = self.flat.flat.clone()
-        self.store = StateStore(folder / "clients" if folder else None)
+        self.store = StateStore(folder / "clients" if folder else None, config.engine.checkpoint_every)
         if half is None:
             plugin = find(config.strategy)
             half = plugin.client(settings_of(plugin, config.strategy, config.settings))
@@ -70,7 +73,7 @@ class Workspace:
 
     def describe(self, client: str) -> dict[str, int]:
         """Say what the client holds: numbers of samples, never the samples."""
-        roles = self.federation.roles(client)
+        roles = self._roles(client)
         return {"labelled": len(roles.labelled), "unlabelled": len(roles.unlabelled), "test": len(roles.test)}
 
     def _shared_test(self) -> Samples:
@@ -84,7 +87,7 @@ class Workspace:
         `after` asks for what the client kept after this round's training instead of before it.
         """
         federation, config = self.federation, self.federation.config
-        roles = federation.roles(visit.client)
+        roles = self._roles(visit.client)
         self.flat.flat.copy_(self.initial)
         self.flat.reset_buffers()
         kept = self.store.read(visit.client, visit.round + after)
@@ -110,7 +113,7 @@ class Workspace:
         )
 
     def _keep(self, site: Site) -> None:
-        kept = {_STATE + name: np.ascontiguousarray(value) for name, value in site.state.items()}
+        kept = {_STATE + name: np.asarray(value, order="C") for name, value in site.state.items()}
         if site.buffers == "local":
             kept |= {_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
         if kept:

@@ -101,12 +101,12 @@ def read_idx(path: Path, magic: int) -> UInt8Array:
     raw = _unpacked(path)
     axes = magic % 256
     start = 4 * (axes + 1)
+    if len(raw) >= 4 and (found := int.from_bytes(raw[:4], "big")) != magic:
+        kind = "images" if magic == _IMAGES else "labels"
+        raise DataError(f"{path} opens with magic number {found}; idx {kind} have {magic}")
     if len(raw) < start:
         raise DataError(f"{path} is cut short: {len(raw)} bytes, its header alone needs {start}")
     header = np.frombuffer(raw, ">u4", axes + 1)
-    if header[0] != magic:
-        kind = "images" if magic == _IMAGES else "labels"
-        raise DataError(f"{path} opens with magic number {header[0]}; idx {kind} have {magic}")
     shape = tuple(int(size) for size in header[1:])
     expected = start + int(np.prod(shape, dtype=object))
     if len(raw) != expected:

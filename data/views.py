@@ -5,11 +5,11 @@ Weak: a mirror image (half of them) and a shift by whole pixels. Strong: the wea
 DeVries and Taylor, 2017), as FixMatch (Sohn et al., 2020) combines them.
 
 Differences from RandAugment as published: magnitudes are drawn anew for each image, from 0 up to
-`strength`; geometry comes before colour, so that one resampling serves mirror, shift, rotation, shear and
-move; equalize is left out, because its histogram for each image is slow on a GPU.
+`strength`; geometry comes before colour, so that one resampling serves rotation, shear and move; equalize
+is left out, because its histogram for each image is slow on a GPU.
 
-kornia builds the matrices and resamples. Its own RandAugment is not used: it takes no grey images and draws
-from the global generator of torch.
+kornia builds the matrices and resamples; shifts by whole pixels need no resampling and are exact. Its own
+RandAugment is not used: it takes no grey images and draws from the global generator of torch.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,6 @@ PADDINGS = ("zeros", "border", "reflection")
 # What an operation does at most, at strength 1. Geometry: degrees, tangent, share of the side.
 _DEGREES, _SHEAR, _MOVE = 45.0, 0.4, 0.3
 _GEOMETRY = ("rotate", "shear_x", "shear_y", "move_x", "move_y")
-# Two draws for mirror and shift come first, so that weak and strong agree for equal generators.
-_WEAK_DRAWS = 3
 
 
 @dataclass(frozen=True)
@@ -62,62 +60,61 @@ class Views:
             raise DataError(f"unknown padding {self.padding!r}; known are {', '.join(PADDINGS)}")
 
     def weak(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
-        """Return mirrored and shifted images, shaped like `x`."""
+        """Return mirrored and shifted images, shaped like `x`; pixels keep their exact values."""
         _check(x)
-        draws = _uniform((_WEAK_DRAWS, len(x)), generator, x)
-        return self._warp(x, draws, None)
+        draws = _uniform((3, len(x)), generator, x)
+        rows, row_seen = self._lookup(draws[1], x.shape[2])
+        columns, column_seen = self._lookup(draws[2], x.shape[3])
+        if self.flip:
+            columns = columns.where(draws[0, :, None] >= 0.5, columns.flip(1))
+            column_seen = column_seen.where(draws[0, :, None] >= 0.5, column_seen.flip(1))
+        moved = x.gather(2, rows[:, None, :, None].expand_as(x)).gather(3, columns[:, None, None].expand_as(x))
+        if self.padding == "zeros":
+            moved = moved * (row_seen[:, None, :, None] & column_seen[:, None, None])
+        return moved
 
     def strong(self, x: "Tensor", generator: "Generator | None" = None) -> "Tensor":
-        """Return the weak view of the images, further changed in geometry and colour, shaped like `x`."""
+        """Return the weak view of the images, further changed in geometry and colour, shaped like `x`.
+
+        With equal generators it begins with the very view that `weak` returns.
+        """
         import torch
 
-        _check(x)
-        weak = _uniform((_WEAK_DRAWS, len(x)), generator, x)
+        x = self.weak(x, generator)
         if self.strength == 0:
-            return self._warp(x, weak, None)
+            return x
         colour = tuple(_COLOUR.values()) if x.shape[1] == 3 else tuple(_COLOUR.values())[:-1]
-        kinds, first = len(_GEOMETRY) + len(colour), len(_GEOMETRY)
+        kinds = len(_GEOMETRY) + len(colour)
         draws = _uniform((2 * self.ops + 2, len(x)), generator, x)
-        # Each image's operations, as a row of amounts in -strength..strength; 0 means "not this one". An
-        # operation drawn twice counts once.
+        # For each operation and image an amount in -strength..strength; 0 means "not this one". An operation
+        # drawn twice counts once.
         amounts = torch.zeros(kinds, len(x), dtype=x.dtype, device=x.device)
         for op in range(self.ops):
             choice = (draws[2 * op] * kinds).long().clamp_(max=kinds - 1)
             amounts.scatter_(0, choice[None], (draws[2 * op + 1] * 2 - 1)[None] * self.strength)
-        x = self._warp(x, weak, amounts[:first] if self.ops else None)
-        for operation, amount in zip(colour, amounts[first:], strict=True):
+        geometry = amounts[: len(_GEOMETRY)]
+        chosen = geometry.any(0).nonzero()[:, 0]
+        if len(chosen):
+            x[chosen] = _warp(x[chosen], geometry[:, chosen], self.padding)
+        for operation, amount in zip(colour, amounts[len(_GEOMETRY) :], strict=True):
             chosen = amount.nonzero()[:, 0]
             if len(chosen):
                 x[chosen] = operation(x[chosen], amount[chosen].view(-1, 1, 1, 1)).clamp_(0, 1)
         return self._cut(x, draws[-2:])
 
-    def _warp(self, x: "Tensor", weak: "Tensor", amounts: "Tensor | None") -> "Tensor":
-        """Resample once: mirror and shift (draws [3, b]), then rotate, shear and move (amounts [5, b])."""
+    def _lookup(self, draws: "Tensor", side: int) -> tuple["Tensor", "Tensor"]:
+        """For each image (draws [b]) the source of every pixel along one side, and whether it lies inside."""
         import torch
-        from kornia.geometry.transform import get_affine_matrix2d, get_translation_matrix2d
 
-        height, width = x.shape[-2:]
-        size = torch.tensor([width, height], dtype=x.dtype, device=x.device)
-        reach = torch.round(self.shift * size)
-        # Whole pixels, each of -reach..reach as likely: no blur, and the pixels keep their values.
-        moved = torch.floor(weak[1:].T * (2 * reach + 1)).minimum(2 * reach) - reach
-        matrix = get_translation_matrix2d(moved)
-        if self.flip:
-            mirror = weak[0] < 0.5
-            matrix[:, 0, 0] = torch.where(mirror, -1.0, 1.0)
-            matrix[:, 0, 2] += torch.where(mirror, width - 1.0, 0.0)
-        if amounts is not None:
-            turn, shear_x, shear_y = amounts[0] * _DEGREES, amounts[1] * _SHEAR, amounts[2] * _SHEAR
-            strong = get_affine_matrix2d(
-                amounts[3:].T * _MOVE * size,
-                ((size - 1) / 2).expand(len(x), 2),
-                torch.ones(len(x), 2, dtype=x.dtype, device=x.device),
-                turn,
-                torch.atan(shear_x),
-                torch.atan(shear_y),
-            )
-            matrix = strong @ matrix
-        return _resample(x, matrix, self.padding)
+        reach = round(self.shift * side)
+        moves = (draws * (2 * reach + 1)).long().clamp_(max=2 * reach) - reach
+        source = torch.arange(side, device=draws.device) - moves[:, None]
+        seen = (source >= 0) & (source < side)
+        if self.padding == "reflection":
+            period = max(2 * (side - 1), 1)
+            source = source % period
+            source = source.minimum(period - source)
+        return source.clamp(0, side - 1), seen
 
     def _cut(self, x: "Tensor", draws: "Tensor") -> "Tensor":
         """Fill a square with grey (0.5), its centre anywhere in the image (draws [2, b])."""
@@ -146,13 +143,23 @@ def _uniform(shape: tuple[int, ...], generator: "Generator | None", x: "Tensor")
     return torch.rand(shape, generator=generator, device=device).to(x)
 
 
-def _resample(x: "Tensor", matrix: "Tensor", padding: str) -> "Tensor":
-    from kornia.geometry.transform import warp_affine
+def _warp(x: "Tensor", amounts: "Tensor", padding: str) -> "Tensor":
+    """Rotate, shear and move images about their centres in one resampling; amounts [5, b] as in _GEOMETRY."""
+    import torch
+    from kornia.geometry.transform import get_affine_matrix2d, warp_affine
 
     height, width = x.shape[-2:]
+    size = torch.tensor([width, height], dtype=x.dtype, device=x.device)
+    matrix = get_affine_matrix2d(
+        amounts[3:].T * _MOVE * size,
+        ((size - 1) / 2).expand(len(x), 2),
+        torch.ones(len(x), 2, dtype=x.dtype, device=x.device),
+        amounts[0] * _DEGREES,
+        torch.atan(amounts[1] * _SHEAR),
+        torch.atan(amounts[2] * _SHEAR),
+    )
     warped: Tensor = warp_affine(x, matrix[:, :2], (height, width), padding_mode=padding, align_corners=True)
-    # Interpolating lies between pixels but for the last bit of a float.
-    return warped.clamp_(0, 1)
+    return warped.clamp_(0, 1)  # interpolated values can leave the range by the last bit of a float
 
 
 def _grey(x: "Tensor") -> "Tensor":

@@ -59,7 +59,7 @@ def cnn(shape: Shape, classes: int, width: int = 16, hidden: int = 32) -> Classi
 
     The convolutions have `width` and 2 x `width` channels; `hidden` 0 leaves the hidden layer out. Pooling
     comes before ReLU: the largest of some values, clipped at 0, is the largest of the clipped ones, and ReLU
-    then sees a quarter of the values.
+    then sees a quarter of the values. The weights lie in channels-last format.
     """
     _whole("cnn", "width", width, 1)
     _whole("cnn", "hidden", hidden, 0)
@@ -81,7 +81,10 @@ def cnn(shape: Shape, classes: int, width: int = 16, hidden: int = 32) -> Classi
     if hidden:
         layers["linear"] = nn.Linear(size, hidden)
         layers["relu3"] = nn.ReLU()
-    return Classifier(nn.Sequential(layers), hidden or size, classes)
+    model = Classifier(nn.Sequential(layers), hidden or size, classes)
+    # Pooling is the larger part of a step in the default format: this one halves the time on a CPU.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def resnet(

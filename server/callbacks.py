@@ -74,18 +74,20 @@ class TensorBoard(Callback):
         """Open the event file; a resumed run hides the events of the rounds that it runs again."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first)  # type: ignore[no-untyped-call]
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first)
 
     def on_round(self, record: Mapping[str, Any]) -> None:
         """Write the round's numbers."""
         step = record["round"]
         for name, value in record["metrics"].items():
-            self._writer.add_scalar(f"metrics/{name}", value, step)
+            if value is not None:  # it was not finite
+                self._writer.add_scalar(f"metrics/{name}", value, step)
         for name in ("bytes_up", "bytes_down"):
             self._writer.add_scalar(f"bytes/{name}", record[name], step)
         for name, value in record["seconds"].items():
             self._writer.add_scalar(f"seconds/{name}", value, step)
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
-        """Close the event file."""
-        self._writer.close()
+        """Close the event file, if the run came as far as opening one."""
+        if self._writer is not None:
+            self._writer.close()

@@ -1,11 +1,12 @@
 """Checkpoints: the state of the server after a round, written whole or not at all.
 
 `checkpoint/round-000012/` holds `weights.safetensors`, `state.safetensors` (the strategy's own arrays) and `meta.json`
-(round, configuration). It is written under another name and renamed, so a reader never sees half of one. All
+(round, configuration, checksums). It is written under another name and renamed, so a reader never sees half of one. All
 randomness is a pure function of (seed, round, client), so the round's number is the whole random state. The clients'
 states lie beside it, versioned by round (see `client/state.py`).
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from ..configs import Config
 
@@ -58,9 +60,12 @@ def draft_checkpoint(folder: Path, checkpoint: Checkpoint, config: Config) -> Pa
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        write_atomic(draft / "weights.safetensors", save(checkpoint.weights))
-        write_atomic(draft / "state.safetensors", save(checkpoint.state))
-        meta = {"round": checkpoint.round, "config": config.model_dump(mode="json")}
+        sums = {}
+        for name, arrays in (("weights", checkpoint.weights), ("state", checkpoint.state)):
+            data = save({key: np.asarray(value) for key, value in arrays.items()})
+            sums[name] = hashlib.sha256(data).hexdigest()
+            write_atomic(draft / f"{name}.safetensors", data)
+        meta = {"round": checkpoint.round, "config": config.model_dump(mode="json"), "sha256": sums}
         write_atomic(draft / "meta.json", json.dumps(meta).encode())
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
@@ -84,13 +89,17 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
     if not found:
         return None
     path = found[-1]
+    file = path / "meta.json"
     try:
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
-        weights, state = load_file(path / "weights.safetensors"), load_file(path / "state.safetensors")
-        round_, before = int(meta["round"]), meta["config"]
+        meta = json.loads(file.read_text(encoding="utf-8"))
+        round_, before, sums = int(meta["round"]), dict(meta["config"]), dict(meta["sha256"])
+        file = path / "weights.safetensors"
+        weights = _read_arrays(file, sums["weights"])
+        file = path / "state.safetensors"
+        state = _read_arrays(file, sums["state"])
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
-            f"the checkpoint {path} is damaged ({error}); remove that folder to start the run anew"
+            f"the checkpoint file {file} is damaged ({error}); remove {folder} to start the run anew"
         ) from error
     differing = differences(before, config.model_dump(mode="json"))
     if differing:
@@ -100,6 +109,13 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
             "resume with the configuration that stands in its config.yaml, or give another --out"
         )
     return Checkpoint(round_, weights, state)
+
+
+def _read_arrays(file: Path, checksum: str) -> dict[str, NDArray[Any]]:
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != checksum:
+        raise ValueError("it is not what was written")
+    return dict(load(data))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

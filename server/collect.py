@@ -1,8 +1,11 @@
 """Ask a cohort, take the replies as they come, check each one, and say what went wrong with the others."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
 
 from ..strategies.base import (
     ERROR_KINDS,
@@ -88,7 +91,7 @@ class Collector:
             if name is None or name not in waiting:
                 continue  # not of this cohort, or a second reply of the same client
             waiting.discard(name)
-            self._take(name, reply, use, result)
+            self._take(name, reply, self.half.expects() if kind == "train" else {}, use, result)
             tick()
         limit = f"no reply within {self.timeout:g} s (clients.timeout)" if self.timeout else "no reply"
         result.failures += [Failure(name, "timeout", limit) for name in waiting]
@@ -104,21 +107,35 @@ class Collector:
             result.bytes_down += content_size(content)
             yield Message(content, self.roster.node(name), kind, group_id=str(round_))
 
-    def _take(self, name: str, reply: Message, use: Callable[[str, Update], None], result: Collected) -> None:
+    def _take(
+        self,
+        name: str,
+        reply: Message,
+        expects: Mapping[str, NDArray[Any]],
+        use: Callable[[str, Update], None],
+        result: Collected,
+    ) -> None:
         if reply.has_error():
             code = ERROR_KINDS.get(reply.error.code, "raised")
             result.failures.append(Failure(name, code, reply.error.reason or "no reason given"))
             return
-        result.bytes_up += content_size(reply.content)
         try:
+            result.bytes_up += _size(reply)
             update = read_update(reply.content)
-            check_update(update, self.half.expects())
+            check_update(update, expects)
             use(name, update)
         except (WireError, RefusedUpdateError, SumRangeError) as error:
             result.failures.append(Failure(name, "refused", str(error)))
             return
         finite = {key: value for key, value in update.metrics.items() if math.isfinite(value)}
-        result.clients[name] = {"examples": update.examples, **finite}
+        result.clients[name] = finite | {"examples": update.examples}
+
+
+def _size(reply: Message) -> int:
+    try:
+        return content_size(reply.content)
+    except ValueError as error:  # such as a number of examples beyond 64 bits
+        raise WireError(f"the reply cannot be sent: {error}") from error
 
 
 def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None) -> Iterator[Message]:

@@ -36,9 +36,12 @@ class ProgressBar(Callback):
             console=self._console,
             transient=True,
         )
+        self._status = self._console.status("reading the data, starting the workers")
+        self._status.start()
 
     def on_start(self, config: Config, folder: Path, first: int) -> None:
         """Open the bars."""
+        self._status.stop()
         resumed = f", from round {first}" if first > 1 else ""
         self._console.print(
             f"[bold]{config.name}[/]: {config.strategy}, {config.rounds} rounds{resumed}, seed {config.seed}; {folder}"
@@ -65,6 +68,7 @@ class ProgressBar(Callback):
 
     def close(self) -> None:
         """Take the bars away."""
+        self._status.stop()
         self._progress.stop()
 
 

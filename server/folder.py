@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import yaml
 from safetensors.numpy import save
 
@@ -13,6 +14,8 @@ from ..configs import Config, to_yaml
 from ..strategies.exact import Arrays
 from .checkpoint import CheckpointError, write_atomic
 from .records import clean
+
+_LOCK = ".lock"
 
 
 class FolderError(RuntimeError):
@@ -41,25 +44,31 @@ class RunFolder:
             raise FolderError(f"{path} is a file; --out names a folder")
         if resume and not (path / "config.yaml").is_file():
             raise FolderError(f"{path} holds no run to resume; give the folder of the run with --out")
-        if not resume and path.is_dir() and any(path.iterdir()):
+        if not resume and path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
             what = "a run already" if (path / "config.yaml").exists() else "other files"
             raise FolderError(f"{path} holds {what}; go on with it by --resume, or give another --out")
-        path.mkdir(parents=True, exist_ok=True)
-        self._lock: IO[str] = (path / ".lock").open("w")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock: IO[str] = (path / _LOCK).open("w")
+        except OSError as error:
+            raise FolderError(f"{path} cannot be written ({error.strerror}); give another --out") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise FolderError(
-                f"another process is running in {path}; wait for it, or give another --out"
-            ) from error
+            raise FolderError(f"another process is running in {path}; wait for it, or give another --out") from error
 
     def write_config(self, config: Config) -> None:
         """Write config.yaml, resolved."""
         write_atomic(self.path / "config.yaml", to_yaml(config).encode())
 
+    def disown(self) -> None:
+        """Take the config back from a run that could not start, so that the next one may have the folder."""
+        (self.path / "config.yaml").unlink(missing_ok=True)
+
     def write_model(self, weights: Arrays) -> None:
         """Write model.safetensors."""
-        write_atomic(self.path / "model.safetensors", save(weights))
+        arrays = {name: np.asarray(value) for name, value in weights.items()}
+        write_atomic(self.path / "model.safetensors", save(arrays))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""

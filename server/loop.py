@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..configs import Config
-from ..models import FlatModel
+from ..models import FlatModel, buffer_names
 from ..strategies.base import Grid
 from ..strategies.contract import Ask, Plugin, Update
+from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import settings_of
 from ..strategies.samples import Samples
@@ -27,6 +28,8 @@ from .evaluation import client_metrics
 from .records import FAILED, Record, Records, clean
 from .roster import choose, everyone, roster_of, size_of
 from .stopping import Stopper
+
+_BUFFER = "server-buffer/"
 
 
 class RunFailedError(RuntimeError):
@@ -73,10 +76,18 @@ class Coordinator:
             self.records.resume(0)
             return 1
         self.half.weights = checkpoint.weights
-        self.half.restore(checkpoint.state)
+        state = dict(checkpoint.state)
+        self.flat.load({name.removeprefix(_BUFFER): state.pop(name) for name in self._own_buffers()})
+        self.half.restore(state)
         self.records.resume(checkpoint.round)
         self.stopper.replay(self.records.path)
         return checkpoint.round + 1
+
+    def _own_buffers(self) -> Arrays:
+        """Give the server's normalisation statistics where the policy leaves them with whoever made them."""
+        if self.config.model.buffers != "local":
+            return {}
+        return {_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
 
     def run(self, first: int = 1) -> None:
         """Run the rounds from `first` on. Raises RunFailedError when too few clients of a cohort succeed."""
@@ -90,10 +101,11 @@ class Coordinator:
     def _run_round(self, round_: int) -> None:
         began = time.perf_counter()
         self._seconds = {}
-        seed_everything(derive(self.config.seed, "round", round_))
+        self._seed("ask", round_)
         ask = self.half.ask(round_)
         trained = self._train(round_, ask) if ask is not None else Collected()
         with self._timed("refine"):
+            self._seed("refine", round_)
             refined = self.half.refine(self._site(round_))
         metrics: dict[str, float] = dict(refined)
         loss = trained.mean("train_loss")
@@ -118,12 +130,16 @@ class Coordinator:
         last = round_ == self.config.rounds or self.stopper.done
         if last or round_ % self.config.engine.checkpoint_every == 0:
             with self._timed("checkpoint"):
-                state = Checkpoint(round_, self.half.weights, self.half.state())
+                state = Checkpoint(round_, self.half.weights, {**self.half.state(), **self._own_buffers()})
                 draft = draft_checkpoint(self.folder / "checkpoint", state, self.config)
         record["seconds"] = {**self._seconds, "total": time.perf_counter() - began}
         self.records.append(record)
         if draft is not None:
             commit_checkpoint(draft)
+
+    def _seed(self, phase: str, round_: int) -> None:
+        """Seed the global generators anew for each step of the server: clients may draw from them in between."""
+        seed_everything(derive(self.config.seed, phase, round_))
 
     def _train(self, round_: int, ask: Ask) -> Collected:
         config = self.config
@@ -143,6 +159,7 @@ class Coordinator:
             trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply)
         self._require(round_, trained, len(cohort))
         with self._timed("aggregate"):
+            self._seed("aggregate", round_)
             self.half.finish(total, round_)
         self._seconds["train"] -= add_seconds
         self._seconds["aggregate"] += add_seconds
@@ -166,6 +183,7 @@ class Coordinator:
     def _evaluate(self, round_: int, trained: list[str], metrics: dict[str, float]) -> Collected:
         """Fill in the global model's metrics and the clients'."""
         config = self.config
+        self._seed("evaluate", round_)
         if not self.personal:
             site = self._site(round_)
             metrics |= self.half.evaluate(site, site.test)
@@ -200,6 +218,8 @@ class Coordinator:
 
     def _site(self, round_: int) -> Site:
         federation = self.federation
+        if self.config.model.buffers == "drop":
+            self.flat.reset_buffers()
         return Site(
             name="server",
             flat=self.flat,

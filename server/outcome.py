@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.numpy import load_file
 
 from ..strategies.exact import Arrays
+from .folder import RunFolder
 from .loop import Coordinator, peak_rss_mb
 from .records import Record, digest, read_rounds, versions
 
@@ -37,12 +38,23 @@ class Result:
         return f"Result({self.summary['strategy']}, {self.summary['status']}, {metrics}, folder={str(self.folder)!r})"
 
 
-def summarise(
-    coordinator: Coordinator, status: str, weights: Arrays, workers: int, workers_rss_mb: float
+def finish(
+    coordinator: Coordinator,
+    folder: RunFolder,
+    status: str,
+    *,
+    weights: Arrays | None = None,
+    workers: int = 0,
+    workers_rss_mb: float = 0.0,
 ) -> dict[str, Any]:
-    """Give what summary.json holds. `seconds` is the time of all rounds, those before a resume included."""
+    """Write model.safetensors and summary.json; give the summary.
+
+    `weights` are those of the global model unless the caller has others. `seconds` is the time of all rounds, those
+    before a resume included; `workers` is 0 where the clients run elsewhere.
+    """
     config, records = coordinator.config, coordinator.records
-    return {
+    weights = coordinator.half.weights if weights is None else weights
+    summary = {
         "name": config.name,
         "strategy": config.strategy,
         "engine": config.engine.kind,
@@ -61,3 +73,7 @@ def summarise(
         "model_sha256": digest(weights),
         "versions": versions(),
     }
+    folder.write_model(weights)
+    folder.write_summary(summary)
+    coordinator.callback.on_end(summary)
+    return summary

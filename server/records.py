@@ -72,9 +72,7 @@ class Records:
                 continue
             self.metrics[name] = value
             best = self.best.get(name)
-            better = best is None or (
-                value < best["value"] if lower_is_better(name) else value > best["value"]
-            )
+            better = best is None or (value < best["value"] if lower_is_better(name) else value > best["value"])
             if better:
                 self.best[name] = {"value": value, "round": self.rounds}
 
@@ -89,7 +87,8 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Record | None]]:
                 record = json.loads(line)
             except ValueError:
                 record = None
-            yield line, record if isinstance(record, dict) and line.endswith(b"\n") else None
+            whole = isinstance(record, dict) and "round" in record and line.endswith(b"\n")
+            yield line, record if whole else None
 
 
 def read_rounds(path: Path) -> list[Record]:

@@ -43,9 +43,10 @@ class NamedRoster:
         return self._nodes[name]
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """Give a sort key in which numbers inside a name count as numbers."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Give a sort key in which numbers inside a name count as numbers; the name itself parts a-1 from a-01."""
+    parts = (part for part in re.split(r"([0-9]+)", name) if part)
+    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], name
 
 
 def roster_of(grid: Grid, timeout: float | None = 60.0) -> Roster:

@@ -1,5 +1,6 @@
 """When a run may end before its last round."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,9 +18,9 @@ class Stopper:
         self._waited = 0
 
     def see(self, metrics: Mapping[str, float | None]) -> None:
-        """Take note of a round's metrics; rounds without the metric do not count."""
+        """Take note of a round's metrics; rounds in which the metric is absent or not finite do not count."""
         value = metrics.get(self.config.metric)
-        if value is None or (self.config.target is None and self.config.patience is None):
+        if value is None or not math.isfinite(value):  # in rounds.jsonl, which `replay` reads, that is null
             return
         sign = -1.0 if lower_is_better(self.config.metric) else 1.0
         if self.config.target is not None and sign * value >= sign * self.config.target:

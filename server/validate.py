@@ -1,6 +1,6 @@
 """Checks on an update before it touches the model: names, shapes, types, finiteness, number of examples."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,14 @@ class RefusedUpdateError(ValueError):
 def check_update(update: Update, expects: Mapping[str, NDArray[Any]]) -> None:
     """Raise RefusedUpdateError unless the update's weights look like `expects` and every number is finite.
 
-    A client without samples (0 examples) may leave its weights out. `expects` may hold more names than the update:
-    a strategy can ask for some parts of the model only.
+    The names must be all of those in `expects`: a sum to which some clients bring fewer arrays would depend on who
+    comes first. A client without samples (0 examples) may leave all its weights out.
     """
     if update.examples < 0:
         raise RefusedUpdateError(f"{update.examples} examples; wanted: 0 or more")
+    missing = [name for name in expects if name not in update.weights]
+    if missing and (update.weights or update.examples):
+        raise RefusedUpdateError(f"{len(missing)} of {len(expects)} arrays are missing: {_some(missing)}")
     for name, value in update.weights.items():
         wanted = expects.get(name)
         if wanted is None:
@@ -38,6 +41,6 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]]) -> None:
             )
 
 
-def _some(names: Mapping[str, Any], most: int = 6) -> str:
+def _some(names: Collection[str], most: int = 6) -> str:
     listed = list(names)[:most]
     return ", ".join(listed) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -26,7 +26,7 @@ def drive(app: App, message: Message, context: Context) -> Message:
     """Give the app's reply, or an error reply with the exception's type, text and place."""
     try:
         return app(message, context)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
         last = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
         return Message(Error(RAISED, reason), reply_to=message)

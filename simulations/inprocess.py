@@ -85,6 +85,8 @@ class InProcessGrid(Grid):
 
         Without a pool a client that runs cannot be cut short: the time is looked at between two clients.
         """
+        if self.pool is not None:
+            self.pool.await_ready()  # the start of workers is not the clients' time
         deadline = None if timeout is None else time.monotonic() + timeout
         tasks = ((self._client(message), self._stamped(message)) for message in messages)
         if self.pool is not None:

@@ -6,7 +6,7 @@ Both ends are ours and on one machine; what comes through the pipe is trusted.
 from dataclasses import dataclass
 from typing import Any
 
-from ..strategies.base import Array, ArrayRecord, Error, Message, Metadata, RecordDict
+from ..strategies.base import Array, ArrayRecord, Error, Message, Metadata, RecordDict, remade
 from .shared import Block
 
 Layout = list[tuple[str, str, tuple[int, ...], int]]
@@ -65,11 +65,11 @@ def pack(message: Message, block: Block) -> Packed:
 def unpack(packed: Packed, block: Block) -> Message:
     """Make the message again."""
     if packed.error is not None:
-        return Message(error=Error(*packed.error), metadata=packed.metadata)
+        return remade(packed.metadata, Error(*packed.error))
     content, data, offset = RecordDict(), block.view(packed.size), 0
     for key, value in packed.records.items():
         if isinstance(value, list):
             content[key], offset = read_arrays(value, data, offset)
         else:
             content[key] = value
-    return Message(content=content, metadata=packed.metadata)
+    return remade(packed.metadata, content)

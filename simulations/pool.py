@@ -74,9 +74,10 @@ class Pool:
         fds = [theirs.fileno(), lifeline, *(slab.fd for slab in slabs)]
         path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
         process = subprocess.Popen(
-            [sys.executable, "-m", "fedbox.simulations.worker", *map(str, fds)],
+            [sys.executable, "-P", "-m", "fedbox.simulations.worker", *map(str, fds)],
             pass_fds=[*fds, self._data.fd, self._broadcast.fd],
             stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C reaches only us; the lifeline ends the workers
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         )
         theirs.close()
@@ -92,8 +93,7 @@ class Pool:
         self._setup = Setup(config_json, folder, self._data.fd, shared, self._broadcast.fd)
         for worker in self._workers:
             self._tell(worker)
-        for worker in self._workers:
-            self._await_ready(worker)
+        self.await_ready()
 
     def _tell(self, worker: _Worker) -> None:
         # A worker that is already dead is noticed when its answer is awaited.
@@ -114,6 +114,11 @@ class Pool:
             raise problem
         worker.ready = True
 
+    def await_ready(self) -> None:
+        """Wait until every worker can take clients, those that replace others included. Raises as `setup` does."""
+        for worker in self._workers:
+            self._await_ready(worker)
+
     def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
         """Give the replies to (client, message) pairs as they come, until all are there or the deadline has passed.
 
@@ -125,16 +130,18 @@ class Pool:
         try:
             while True:
                 self._fill(source, queue)
-                busy = [worker for worker in self._workers if worker.jobs]
-                if not busy:
-                    return
+                busy = [worker for worker in self._workers if worker.jobs or not worker.ready]
+                if not any(worker.jobs for worker in busy) and len(busy) < len(self._workers):
+                    return  # someone is free, and there is nothing left to do
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
                 ready = wait([worker.pipe for worker in busy], left)
                 if not ready:
                     return
                 for worker in busy:
-                    if worker.pipe in ready:
+                    if worker.pipe in ready and worker.ready:
                         yield from self._take(worker, queue)
+                    elif worker.pipe in ready:
+                        self._await_ready(worker)
         finally:
             for worker in self._workers:
                 if worker.jobs:  # cut short: the deadline, or whoever reads the replies, stopped
@@ -143,12 +150,11 @@ class Pool:
     def _fill(self, source: Iterator[tuple[str, Message]], queue: deque[_Job]) -> None:
         """Give a client to every idle worker, and a second one while so many wait that nobody will stand idle."""
         for depth in range(1, _SLABS + 1):
-            for worker in list(self._workers):
+            for worker in [worker for worker in self._workers if worker.ready]:
                 spare = len(self._workers) if depth > 1 else 1
                 while len(queue) < spare and (job := self._next(source)):
                     queue.append(job)
                 if len(queue) >= spare and len(worker.jobs) < depth:
-                    self._await_ready(worker)
                     self._send(worker, queue.popleft())
 
     def _next(self, source: Iterator[tuple[str, Message]]) -> _Job | None:

@@ -1,4 +1,7 @@
-"""What a pool and its workers say to each other. (Not in worker.py: that runs as `__main__`, whose classes are its own.)"""
+"""What a pool and its workers say to each other.
+
+It does not stand in worker.py: that file runs as `__main__`, whose classes are not those that the pool imports.
+"""
 
 from dataclasses import dataclass
 from typing import Any

@@ -19,7 +19,7 @@ from ..server.callbacks import Callback, Callbacks, TensorBoard
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
 from ..server.loop import Coordinator, RunFailedError
-from ..server.outcome import Result, summarise
+from ..server.outcome import Result, finish
 from ..strategies.base import identity
 from ..strategies.contract import Plugin
 from ..strategies.exact import Arrays
@@ -67,45 +67,56 @@ def run_config(
 def _simulate(
     config: Config, plugin: Plugin, folder: RunFolder, resume: bool, callback: Callback, stack: ExitStack
 ) -> dict[str, Any]:
+    if not resume:
+        folder.write_config(config)  # whatever kills the run from here on, it can be resumed
     workers = config.engine.workers or len(os.sched_getaffinity(0))
-    # Workers start before the data is read: they import torch in the meantime.
-    pool = Pool(workers) if workers > 1 else None
-    if pool is not None:
-        stack.callback(pool.close)
-    federation = Federation.prepare(config)
-    config_json, path = config.model_dump_json(), str(folder.path.resolve())
-    grid = InProcessGrid(len(federation), config_json, path, pool)
-    coordinator = Coordinator(federation, plugin, grid, folder.path, callback)
-    if pool is not None:
-        pool.setup(federation, config_json, path)
-    else:
-        use(Workspace(federation, folder.path), config_json, path)
-        stack.callback(forget)
+    try:
+        coordinator, pool = _set_up(config, plugin, folder.path, workers, callback, stack)
+    except Exception:
+        if not resume:
+            folder.disown()
+        raise
     first = coordinator.restore() if resume else 1
     folder.write_config(config)
 
-    def finish(status: str) -> dict[str, Any]:
+    def end(status: str) -> dict[str, Any]:
         weights = _final_weights(coordinator, folder.path)
-        summary = summarise(coordinator, status, weights, workers, pool.peak_rss_mb if pool else 0.0)
-        folder.write_model(weights)
-        folder.write_summary(summary)
-        callback.on_end(summary)
-        return summary
+        rss = pool.peak_rss_mb if pool else 0.0
+        return finish(coordinator, folder, status, weights=weights, workers=workers, workers_rss_mb=rss)
 
     try:
         coordinator.run(first)
     except BaseException as error:
         with suppress(OSError):
-            finish("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
-    return finish(coordinator.status)
+    return end(coordinator.status)
+
+
+def _set_up(
+    config: Config, plugin: Plugin, folder: Path, workers: int, callback: Callback, stack: ExitStack
+) -> tuple[Coordinator, Pool | None]:
+    # Workers start before the data is read: they import torch in the meantime.
+    pool = Pool(workers) if workers > 1 else None
+    if pool is not None:
+        stack.callback(pool.close)
+    federation = Federation.prepare(config)
+    config_json, path = config.model_dump_json(), str(folder.resolve())
+    grid = InProcessGrid(len(federation), config_json, path, pool)
+    coordinator = Coordinator(federation, plugin, grid, folder, callback)
+    if pool is not None:
+        pool.setup(federation, config_json, path)
+    else:
+        use(Workspace(federation, folder), config_json, path)
+        stack.callback(forget)
+    return coordinator, pool
 
 
 def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:
     """Give the global model; for personal models, every client's kept arrays as CLIENT/NAME."""
     if not coordinator.personal:
         return coordinator.half.weights
-    kept = StateStore(folder / "clients").latest()
+    kept = StateStore(folder / "clients").after(coordinator.records.rounds)
     return {f"{client}/{name}": value for client, arrays in kept for name, value in arrays.items()}
 
 

@@ -16,7 +16,7 @@ import torch
 from ..client.app import app
 from ..client.workspace import Workspace, use
 from ..configs import Config
-from ..strategies.base import ArrayRecord, Message, RecordDict, run_config
+from ..strategies.base import ArrayRecord, Message, RecordDict, remade, run_config
 from .driver import context_for, drive
 from .packing import pack, read_arrays
 from .protocol import Done, Setup, Task
@@ -59,7 +59,7 @@ class Worker:
                 self.record, _ = read_arrays(task.layout, self.broadcast.view(task.size), 0)
                 self.version = task.version
             content["arrays"] = self.record
-        message = Message(content=content, metadata=task.metadata)
+        message = remade(task.metadata, content)
         number = int(task.client.rpartition("-")[2])
         return drive(app, message, context_for(task.metadata.dst_node_id, number, task.client, self.run_config))
 
@@ -76,6 +76,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
     threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(1)
+    # The first optimiser makes torch import a second's worth of modules: not on a client's time.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     worker = Worker(Connection(pipe_fd), [Block(fd) for fd in slab_fds])
     try:
         setup = worker.pipe.recv()

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 from torch.nn import functional
 
 from .exact import Arrays, ExactSum
-from .site import Batch, Samples, Site
+from .samples import Batch, Samples
+from .site import Site
 
 Scalar = int | float | str | bool
 Metrics = dict[str, float]
@@ -67,7 +68,8 @@ class ClientHalf(Generic[S]):
 
     def prepare(self, site: Site) -> None:
         """Bring the model into the state in which it trains or is evaluated; here: load what the server sent."""
-        site.load({name: array for name, array in site.received.items() if name in site.names})
+        travelling = set(site.names)
+        site.load({name: array for name, array in site.received.items() if name in travelling})
 
     def train(self, site: Site) -> Update:
         """Train on the site's labelled samples; give all shared weights back."""
@@ -125,7 +127,8 @@ class ServerHalf(Generic[S]):
 
     def evaluate(self, site: Site, samples: Samples) -> Metrics:
         """Measure the global model on the server's samples."""
-        site.load({name: array for name, array in self.weights.items() if name in site.names})
+        travelling = set(site.names)
+        site.load({name: array for name, array in self.weights.items() if name in travelling})
         return site.evaluate(samples)
 
     def state(self) -> Arrays:

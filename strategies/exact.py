@@ -26,6 +26,7 @@ _MAX_TERMS = 2**16
 # Adding 1.5 * 2**(52 + e) to x and taking it away again rounds x to a multiple of 2**e (round half to even).
 _HIGH = 1.5 * 2.0**42
 _LOW = 1.5 * 2.0**4
+_CHUNK = 2**15  # values split at a time: the scratch space (512 KB) stays in the cache, however large the model
 
 
 class SumRangeError(ArithmeticError):
@@ -53,37 +54,31 @@ class ExactSum:
         """
         if not (np.isfinite(weight) and weight >= 0):
             raise SumRangeError(f"the weight of a term is {weight}; it must be finite and not negative")
-        terms = {name: np.multiply(array, weight, dtype=np.float64) for name, array in arrays.items()}
-        bound = self._checked_bound(terms)
+        bound = self._checked_bound(arrays, weight)
         if not self._parts:
             self._dtypes = {name: array.dtype for name, array in arrays.items()}
-            self._parts = {name: np.zeros((2, *term.shape)) for name, term in terms.items()}
-        for name, term in terms.items():
-            high = term + _HIGH
-            high -= _HIGH
-            low = term - high  # exact: both are multiples of the term's last bit
-            low += _LOW
-            low -= _LOW
-            parts = self._parts[name]
-            parts[0] += high
-            parts[1] += low
+            self._parts = {name: np.zeros((2, *array.shape)) for name, array in arrays.items()}
+        scratch = np.empty((2, min(_CHUNK, max((array.size for array in arrays.values()), default=0))))
+        for name, array in arrays.items():
+            _add_term(self._parts[name].reshape(2, -1), array.reshape(-1), weight, scratch)
         self.terms += 1
         self._weight += Fraction(weight)
         self._bound = bound
 
-    def _checked_bound(self, terms: Mapping[str, NDArray[np.float64]]) -> float:
+    def _checked_bound(self, arrays: Mapping[str, NDArray[np.generic]], weight: float) -> float:
         largest = 0.0
-        for name, term in terms.items():
-            if self._parts and (name not in self._parts or self._parts[name].shape[1:] != term.shape):
-                raise SumRangeError(f"array '{name}' of shape {term.shape} does not fit the sum")
-            size = max(abs(float(term.max())), abs(float(term.min()))) if term.size else 0.0
+        for name, array in arrays.items():
+            if self._parts and (name not in self._parts or self._parts[name].shape[1:] != array.shape):
+                raise SumRangeError(f"array '{name}' of shape {array.shape} does not fit the sum")
+            # Rounding keeps the order, so the largest term is the largest value times the weight.
+            size = max(abs(float(array.max())), abs(float(array.min()))) * weight if array.size else 0.0
             if not size < _LIMIT:  # NaN fails this comparison too
                 raise SumRangeError(
                     f"array '{name}' reaches {size:g} times its weight; at most {_LIMIT:g} can be summed"
                 )
             largest = max(largest, size)
-        if self._parts and len(terms) != len(self._parts):
-            raise SumRangeError(f"the term lacks {', '.join(sorted(set(self._parts) - set(terms)))}")
+        if self._parts and len(arrays) != len(self._parts):
+            raise SumRangeError(f"the term lacks {', '.join(sorted(set(self._parts) - set(arrays)))}")
         if self._bound + largest >= _LIMIT or self.terms + 1 > _MAX_TERMS:
             raise SumRangeError(f"the sum of {self.terms + 1} terms leaves the range that is exact")
         return self._bound + largest
@@ -122,3 +117,21 @@ class ExactSum:
             kind = self._dtypes[name]
             means[name] = (np.rint(mean) if kind.kind in "iub" else mean).astype(kind)
         return means
+
+
+def _add_term(
+    parts: NDArray[np.float64], values: NDArray[np.generic], weight: float, scratch: NDArray[np.float64]
+) -> None:
+    """Split `weight` times the values [n] on the two grids and add the halves to parts [2, n], chunk by chunk."""
+    for start in range(0, values.size, _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        term, high = scratch[:, : chunk.size]
+        np.multiply(chunk, weight, out=term, dtype=np.float64)
+        np.add(term, _HIGH, out=high)
+        high -= _HIGH
+        term -= high  # exact: both are multiples of the term's last bit
+        term += _LOW
+        term -= _LOW
+        target = parts[:, start : start + _CHUNK]
+        target[0] += high
+        target[1] += term

@@ -1,6 +1,5 @@
 """Who holds what: the data set of a configuration, dealt to the server and the clients."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from ..configs import Config
 from ..data.arrays import DataSet
+from ..data.describe import ClientTable, client_table
 from ..data.partition import Partition, partition
 from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
@@ -54,9 +54,7 @@ class Federation:
             seed=derive(config.seed, "partition"),
             **data.partition.model_dump(),
         )
-        # `rest_of_all` ascends, so the indices of each client still ascend when they count all training samples.
-        clients = Partition(parts.offsets, rest_of_all[parts.flat], parts.keys)
-        return cls(config, dataset, everything[rest][held], validation, clients)
+        return cls(config, dataset, everything[rest][held], validation, parts.mapped(rest_of_all))
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -87,6 +85,11 @@ class Federation:
             label_count=None if name in labels.by_client else labels.count,
             stratified=labels.stratified,
         )
+
+    def table(self) -> ClientTable:
+        """Count every client's labelled, unlabelled and test samples by class."""
+        roles = [self.roles(self.name(number)) for number in range(len(self))]
+        return client_table(self.clients, self.dataset.train.labels, len(self.dataset.classes), roles)
 
     def samples(self, index: Index, device: torch.device, labelled: bool = True) -> Samples:
         """Give training samples as tensors."""
@@ -124,14 +127,3 @@ class Federation:
             options=spec.options,
         )
         return FlatModel(module, device)
-
-
-def counts(federation: Federation) -> Mapping[str, NDArray[np.int64]]:
-    """Give samples by client and class: `labelled`, `unlabelled` and `test`, each int64 [clients, classes]."""
-    classes = len(federation.dataset.classes)
-    table = {kind: np.zeros((len(federation), classes), np.int64) for kind in ("labelled", "unlabelled", "test")}
-    for number in range(len(federation)):
-        roles = federation.roles(federation.name(number))
-        for kind, rows in table.items():
-            rows[number] = np.bincount(federation.dataset.train.labels[getattr(roles, kind)], minlength=classes)
-    return table

@@ -58,7 +58,7 @@ class Samples:
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract the data set's mean and divide by its standard deviation, channel by channel."""
-        return (images - self._mean) / self._std
+        return (images - self._mean).div_(self._std)
 
     def x(self, index: Tensor | slice) -> Tensor:
         """Give normalised images, float32 [b, c, h, w]."""

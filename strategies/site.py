@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from ..configs import TrainConfig
 from ..models import BufferPolicy, FlatModel, shared_names
 from .exact import Arrays
+from .optim import make_optimizer
 from .samples import Batch, Samples
 from .seeds import derive, generator
 
@@ -80,6 +82,11 @@ class Site:
         return self.flat.flat.device
 
     @property
+    def lr(self) -> float:
+        """The learning rate of this round: `train.lr * train.lr_decay ** (round - 1)`."""
+        return self.train_config.lr * self.train_config.lr_decay ** max(self.round - 1, 0)
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The state names that travel: all parameters, and the buffers where their policy is global."""
         return shared_names(self.model, self.buffers)
@@ -115,7 +122,7 @@ class Site:
 
     def weights(self, parts: tuple[str, ...] | None = None) -> Arrays:
         """Give copies of the travelling arrays, of all parts of the model or of the named ones."""
-        return self.flat.state(shared_names(self.model, self.buffers, parts))
+        return self.flat.state(self.names if parts is None else shared_names(self.model, self.buffers, parts))
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy arrays into the model by name. Raises ModelError for an unknown name or a wrong shape."""
@@ -142,7 +149,7 @@ class Site:
             return Fit(0, 0, {})
         loss = self._cross_entropy if loss is None else loss
         leaves = self.flat.trainable(parts)
-        optimizer = self.optimizer(leaves)
+        optimizer = make_optimizer(self.train_config, leaves, self.lr)
         self.model.train()
         total, seen, done = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         for batch in self.batches(samples, epochs=epochs, steps=steps):
@@ -161,15 +168,6 @@ class Site:
     def _cross_entropy(self, batch: Batch) -> Tensor:
         return functional.cross_entropy(self.model(batch.x), batch.y)
 
-    def optimizer(self, leaves: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """Give the configured optimiser over flat parameters, with this round's learning rate."""
-        config = self.train_config
-        lr = config.lr * config.lr_decay ** max(self.round - 1, 0)
-        if config.optimizer == "sgd":
-            return torch.optim.SGD(leaves, lr, momentum=config.momentum, weight_decay=config.weight_decay)
-        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        return kind(leaves, lr, weight_decay=config.weight_decay)
-
     def batches(self, samples: Samples, *, epochs: int | None = None, steps: int | None = None) -> Iterator[Batch]:
         """Give shuffled batches, with the configured view, for so many epochs or exactly so many steps."""
         steps = self.train_config.steps if steps is None and epochs is None else steps
@@ -178,7 +176,7 @@ class Site:
         while (done < steps) if steps is not None else (epochs > 0):
             epochs -= 1
             order = torch.randperm(len(samples), generator=self.generator).to(self.device)
-            for index in order.split(size):
+            for index in torch.split(order, size):
                 if steps is not None and done >= steps:
                     return
                 done += 1
@@ -206,7 +204,7 @@ class Site:
             return {}
         self.model.eval()
         right, total = torch.zeros((), dtype=torch.int64, device=self.device), 0.0
-        for index in torch.arange(len(samples), device=self.device).split(self.batch_size):
+        for index in torch.split(torch.arange(len(samples), device=self.device), self.batch_size):
             scores, y = self.model(samples.x(index)), samples.truth[index]
             right += (scores.argmax(1) == y).sum()
             total += float(functional.cross_entropy(scores, y, reduction="sum"))

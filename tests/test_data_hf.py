@@ -143,7 +143,7 @@ def test_rows_without_label_or_picture_are_named(tmp_path):
 def test_files_that_are_missing_damaged_or_at_odds_are_named(tmp_path):
     with pytest.raises(DataError, match=r"nothing.parquet' does not exist"):
         load_dataset("hf", tmp_path / "nothing.parquet")
-    with pytest.raises(DataError, match="holds no .parquet files"):
+    with pytest.raises(DataError, match=r"holds no \.parquet files"):
         load_dataset("hf", tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"train.parquet is no readable parquet file"):

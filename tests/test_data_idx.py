@@ -64,6 +64,7 @@ IMAGES_FILE, LABELS_FILE = "train-images-idx3-ubyte.gz", "train-labels-idx1-ubyt
             "label 10 of image 2 is out of range 0..9",
         ),
     ],
+    ids=lambda value: "content" if isinstance(value, bytes) else None,  # gzip holds the time: no name for a test
 )
 def test_a_damaged_file_is_named_with_its_fault(tmp_path, name, content, message):
     write(tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from fedbox.data import DATASETS, DataError, DataSet, available_datasets, dataset_options, load_dataset
 from fedbox.data import registry as registry_module
 from fedbox.data.digits import make_digits
@@ -93,7 +94,7 @@ def test_a_callable_of_another_module_is_a_data_set(plugin):
         load_dataset(f"{plugin}:wrong")
     with pytest.raises(DataError, match="is a int; it must be a callable"):
         load_dataset(f"{plugin}:not_callable")
-    with pytest.raises(DataError, match="no option 'thrice'.*'twice'"):
+    with pytest.raises(DataError, match=r"no option 'thrice'.*twice"):
         load_dataset(f"{plugin}:digits_too", thrice=True)
 
 

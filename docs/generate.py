@@ -1,0 +1,141 @@
+"""Write docs/configuration.md: its tables come from the schema, its prose from configuration.md.in.
+
+    python docs/generate.py
+
+A line `{{NAME}}` of the template becomes a table: `{{data.partition}}` that of a block of the schema, `{{top}}` that of
+the top-level keys, `{{settings}}` the settings of the built-in strategies, `{{models}}` the options of the built-in models.
+"""
+
+import inspect
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from fedbox.configs import Config
+from fedbox.models import MODELS
+from fedbox.strategies.registry import find
+
+DOCS = Path(__file__).resolve().parent
+_WORDS = {"integer": "whole number", "number": "number", "string": "text", "null": "null", "boolean": "true or false"}
+_WORDS |= {"array": "list", "object": "block"}
+# What the schema leaves unsaid because the name says it; a description in the schema takes precedence.
+_MEANINGS = {
+    "rounds": "number of rounds",
+    "train.batch_size": "samples of one optimiser step",
+    "train.optimizer": "optimiser of local training",
+    "train.lr": "learning rate of the first round",
+    "train.momentum": "momentum of sgd",
+    "train.weight_decay": "weight decay of the optimiser",
+    "evaluate.batch_size": "samples at a time when measuring",
+    "evaluate.stop.metric": "the metric that target and patience look at",
+}
+
+
+def pages() -> dict[Path, str]:
+    """Give the generated pages: path and text."""
+    template = (DOCS / "configuration.md.in").read_text(encoding="utf-8")
+    tables = {f"{{{{{path or 'top'}}}}}": table_of(path, model) for path, model in blocks("", Config)}
+    tables |= {"{{settings}}": strategies_table(), "{{models}}": models_table()}
+    lines = template.splitlines()
+    missing = [name for name in tables if name not in lines]
+    unknown = [line for line in lines if re.fullmatch(r"\{\{.*\}\}", line) and line not in tables]
+    if missing or unknown:
+        raise ValueError(f"configuration.md.in lacks the lines {missing} and has the unknown lines {unknown}")
+    text = "\n".join(tables.get(line, line) for line in lines)
+    return {DOCS / "configuration.md": text + "\n"}
+
+
+def blocks(path: str, model: type[BaseModel]) -> Iterable[tuple[str, type[BaseModel]]]:
+    """Give every block of the schema with its dotted path, the top level (path "") first."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from blocks(f"{path}.{name}".lstrip("."), field.annotation)
+
+
+def table_of(path: str, model: type[BaseModel]) -> str:
+    """Give the table of one block: key, type, default, meaning."""
+    schema = model.model_json_schema()
+    rows = []
+    for name, field in model.model_fields.items():
+        key = f"{path}.{name}".lstrip(".")
+        spec = schema["properties"][name]
+        if "$ref" in spec:  # a block of its own, with a table of its own
+            title = (inspect.getdoc(field.annotation) or "").partition(" (`")[0].rstrip(".")
+            rows.append((f"[`{key}`](#{key.replace('.', '')})", "block", "", title[0].lower() + title[1:]))
+            continue
+        meaning = field.description or _MEANINGS.get(key)
+        if not meaning:
+            raise ValueError(f"{key} has no description in the schema")
+        default = json.dumps(field.get_default(call_default_factory=True)).strip('"')
+        rows.append((f"`{key}`", type_of(spec), f"`{default}`", meaning))
+    return table(("key", "type", "default", "meaning"), rows)
+
+
+def type_of(spec: Mapping[str, Any]) -> str:
+    """Say in words what a JSON schema allows: "whole number, at least 1, or null"."""
+    if "anyOf" in spec:
+        return ", or ".join(type_of(option) for option in spec["anyOf"])
+    if "enum" in spec or "const" in spec:
+        return ", ".join(f"`{value}`" for value in spec.get("enum", [spec.get("const")]))
+    bounds = [
+        f"{words} {_number(spec[name])}"
+        for name, words in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "below"),
+        )
+        if name in spec
+    ]
+    return ", ".join([_WORDS[spec["type"]], *bounds])
+
+
+def _number(value: float) -> str:
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if power > 30 and value == 2**power else f"{value:g}"
+
+
+def strategies_table() -> str:
+    """Give the settings of fedbox's own strategies; those of other packages are not part of these pages."""
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    rows = []
+    for name, target in project["project"]["entry-points"]["fedbox.strategies"].items():
+        plugin = find(target)
+        fields = plugin.settings.model_fields
+        properties = plugin.settings.model_json_schema().get("properties", {})
+        rows += [
+            (f"`settings.{name}.{key}`", type_of(properties[key]), f"`{field.default}`", field.description or "")
+            for key, field in fields.items()
+        ]
+        if not fields:
+            rows.append((f"`settings.{name}`", "block", "`{}`", "no settings"))
+    return table(("key", "type", "default", "meaning"), rows)
+
+
+def models_table() -> str:
+    """Give the built-in models with their options."""
+    rows = []
+    for name, build in MODELS.items():
+        options = list(inspect.signature(build).parameters.values())[2:]  # behind shape and classes
+        shown = ", ".join(f"`{option.name}` ({option.default})" for option in options)
+        rows.append((f"`{name}`", shown, (inspect.getdoc(build) or "").partition("\n")[0].rstrip(".")))
+    return table(("model", "options (defaults)", "what it is"), rows)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Give a Markdown table."""
+    lines = [tuple(head), *map(tuple, rows)]
+    lines.insert(1, ("---",) * len(lines[0]))
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")
+        print(f"wrote {page.relative_to(DOCS.parent)}")

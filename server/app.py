@@ -1,0 +1,38 @@
+"""The ServerApp: the round loop as Flower's own runtime starts it, over whatever Grid that runtime brings.
+
+The run configuration holds `fedbox` (the configuration as JSON) and `folder` (where the run leaves its files; a run
+that is there already goes on).
+"""
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from ..configs import Config
+from ..strategies.base import read_run_config
+from ..strategies.federation import Federation
+from ..strategies.registry import find
+from .folder import RunFolder, default_folder
+from .loop import Coordinator
+from .outcome import finish
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation over the Grid. Raises RunFailedError when a round cannot be completed."""
+    config_json, folder = read_run_config(context.run_config)
+    config = Config.model_validate_json(config_json)
+    path = Path(folder) if folder else default_folder(config, resume=False)
+    resume = (path / "config.yaml").is_file()
+    place = RunFolder(path, resume)
+    try:
+        coordinator = Coordinator(Federation.prepare(config), find(config.strategy), grid, path)
+        first = coordinator.restore() if resume else 1
+        place.write_config(config)
+        coordinator.run(first)
+        finish(coordinator, place, coordinator.status)
+    finally:
+        place.close()

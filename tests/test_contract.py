@@ -1,0 +1,163 @@
+"""The contract suite: what every registered strategy must do. A strategy gets these tests by being registered."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fedbox
+from fedbox.server.loop import RunFailedError
+from fedbox.strategies.contract import Plugin, Site, Update
+from fedbox.strategies.registry import find, registered
+
+NAMES = list(registered())
+TOY: dict[str, Any] = {
+    "name": "toy",
+    "rounds": 3,
+    "data": {
+        "dataset": "digits",
+        "options": {"limit": 500, "test_limit": 200},
+        "partition": {"kind": "iid", "clients": 4},
+        "test_share": 0.2,
+    },
+    "model": {"name": "mlp", "options": {"hidden": 32}},
+    "train": {"epochs": 3, "batch_size": 16, "lr": 0.2},
+    "engine": {"workers": 1},
+    "evaluate": {"clients": "all"},
+}
+
+
+def _run(out: Path, strategy: str, **changes: Any) -> fedbox.Result:
+    return fedbox.run(TOY, out=out, quiet=True, report=False, strategy=strategy, **changes)
+
+
+def _lines(result: fedbox.Result) -> list[dict[str, Any]]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in result.rounds]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> fedbox.Result:
+    """One undisturbed run of each strategy."""
+    return _run(tmp_path_factory.mktemp("whole") / "run", request.param)
+
+
+def test_it_learns(whole: fedbox.Result) -> None:
+    first, last = whole.rounds[0]["metrics"], whole.rounds[-1]["metrics"]
+    assert last["train_loss"] < first["train_loss"]
+    # Ten classes: 0.1 is chance. After three rounds on a quarter of 400 images each, all are far above it.
+    assert last["accuracy"] > 0.5
+    assert last["client_accuracy"] > 0.5
+
+
+def test_it_leaves_what_a_run_leaves(whole: fedbox.Result) -> None:
+    names = {path.name for path in whole.folder.iterdir()}
+    assert {"config.yaml", "rounds.jsonl", "summary.json", "model.safetensors", "checkpoint"} <= names
+    assert set(whole.summary) >= set(
+        "name strategy engine workers seed rounds clients status metrics best bytes_up bytes_down seconds "
+        "peak_rss_mb model_sha256 versions".split()
+    )
+    assert whole.summary["status"] == "completed"
+    assert whole.weights()
+    assert all(np.isfinite(value).all() for value in whole.weights().values())
+
+
+def test_bytes_are_counted(whole: fedbox.Result) -> None:
+    strategy = whole.summary["strategy"]
+    model = sum(value.nbytes for value in whole.weights().values())
+    up = [record["bytes_up"] for record in whole.rounds]
+    if strategy in ("centralized", "local"):  # nothing of a model travels to the server
+        assert max(up) < 4000
+    else:
+        assert min(up) >= 4 * model  # four clients send the whole model
+    assert whole.summary["bytes_up"] == sum(up)
+
+
+def test_it_is_the_same_on_two_workers(whole: fedbox.Result, tmp_path: Path) -> None:
+    other = _run(tmp_path / "two", whole.summary["strategy"], workers=2)
+    assert other.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert _lines(other) == _lines(whole)
+
+
+def test_it_is_the_same_after_a_stop_and_a_resume(whole: fedbox.Result, tmp_path: Path) -> None:
+    strategy = whole.summary["strategy"]
+    _run(tmp_path / "run", strategy, rounds=1)
+    resumed = _run(tmp_path / "run", strategy, resume=True)
+    assert resumed.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert _lines(resumed) == _lines(whole)
+
+
+def test_another_seed_gives_another_model(whole: fedbox.Result, tmp_path: Path) -> None:
+    other = _run(tmp_path / "seed", whole.summary["strategy"], seed=1, rounds=1)
+    assert other.summary["model_sha256"] != whole.summary["model_sha256"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_settings_are_documented(name: str) -> None:
+    plugin = find(name)
+    plugin.settings()  # every field has a default
+    for key, field in plugin.settings.model_fields.items():
+        assert field.description, f"settings.{name}.{key} has no description"
+    assert plugin.summary or plugin.client.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_state_survives_a_checkpoint(name: str, tmp_path: Path) -> None:
+    from safetensors.numpy import load, save
+
+    from fedbox.server.loop import Coordinator
+    from fedbox.simulations.inprocess import InProcessGrid
+    from fedbox.simulations.run import check
+    from fedbox.strategies.base import identity
+    from fedbox.strategies.federation import Federation
+
+    config = check(TOY, {"strategy": name})
+    with identity(1):
+        grid = InProcessGrid(4, config.model_dump_json(), str(tmp_path))
+        half = Coordinator(Federation.prepare(config), find(name), grid, tmp_path).half
+    state = half.state()
+    back = load(save(state))
+    half.restore(back)
+    assert {key: value.tobytes() for key, value in half.state().items()} == {
+        key: value.tobytes() for key, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clients_without_labels_do_no_harm(name: str, tmp_path: Path) -> None:
+    labels = {"share": 0.5, "by_client": {"client-1": 0.0}}
+    result = _run(tmp_path / "run", name, rounds=2, **{"data.labels": labels})
+    assert result.summary["status"] == "completed"
+    assert all(np.isfinite(value).all() for value in result.weights().values())
+
+
+def _spoiled(plugin: Plugin) -> Plugin:
+    """Give the strategy with a client-2 whose update is full of NaN."""
+
+    class Client(plugin.client):  # type: ignore[misc, name-defined]
+        def train(self, site: Site) -> Update:
+            update: Update = super().train(site)
+            if site.name != "client-2":
+                return update
+            weights = {name: np.full_like(value, np.nan) for name, value in update.weights.items()}
+            return Update(weights, update.examples, update.metrics, update.extra)
+
+    return Plugin(plugin.settings, Client, plugin.server)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("centralized", "local")])
+def test_a_client_that_returns_nan_is_refused_by_name(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("spoiled_plugins")
+    module.plugin = _spoiled(find(name))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "spoiled_plugins", module)
+    result = _run(tmp_path / "run", "spoiled_plugins:plugin", rounds=2)
+    assert all(np.isfinite(value).all() for value in result.weights().values())
+    for record in result.rounds:
+        assert [(row["client"], row["kind"]) for row in record["failures"]] == [("client-2", "refused")]
+        assert "finite" in record["failures"][0]["reason"]
+    with pytest.raises(RunFailedError, match="client-2"):
+        _run(tmp_path / "strict", "spoiled_plugins:plugin", **{"clients.min_success": 1.0})

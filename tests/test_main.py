@@ -1,0 +1,101 @@
+"""The command line, as a user meets it: real processes, their output and their exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOY = ["rounds=1", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "train.epochs=1", "engine.workers=1"]
+
+
+def _fedbox(*words: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(
+        [sys.executable, "-m", "fedbox", *words], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
+
+
+def test_help_needs_none_of_the_heavy_packages() -> None:
+    code = (
+        "import sys; sys.argv = ['fedbox', '--help']\n"
+        "from fedbox.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in ('torch', 'flwr', 'numpy', 'datasets', 'kornia', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "report" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["run", "strategies", "configs", "data", "report"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = _fedbox(command, "--help")
+    assert done.returncode == 0
+    assert "Usage: " in done.stdout
+
+
+def test_a_run_ends_with_a_summary_and_a_report(tmp_path: Path) -> None:
+    done = _fedbox("run", "quickstart", *TOY, "--out", "here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "here" / "summary.json").read_text())
+    assert summary["model_sha256"] in done.stdout
+    assert "<html" in (tmp_path / "here" / "report.html").read_text()
+    assert _fedbox("report", "here", "--out", "page.html", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "page.html").is_file()
+
+
+def test_changes_may_stand_without_a_configuration_and_folders_are_made(tmp_path: Path) -> None:
+    for name in ("quickstart-fedavg-seed7", "quickstart-fedavg-seed7-2"):
+        done = _fedbox("run", "seed=7", *TOY, "--quiet", cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (tmp_path / "runs" / name / "summary.json").is_file()
+
+
+def test_all_faults_of_a_configuration_come_at_once(tmp_path: Path) -> None:
+    done = _fedbox("run", "quickstart", "trian.lr=1", "rounds=0", "settings.fedprox.mu=-1", "strategy=fedprx")
+    assert done.returncode == 2
+    for text in ("did you mean 'train'", "rounds: got 0", "settings.fedprox.mu: got -1", "did you mean 'fedprox'"):
+        assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["run", "nowhere.yaml"], 2, "no such file"),
+        (["run", "quickstart", "data.dataset=digitz"], 3, "digits"),
+        (["run", "quickstart", "data.dataset=fashion_mnist", "data.root=/nowhere"], 3, "/nowhere"),
+        (["run", "quickstart", "model=cnnn"], 3, "cnn"),
+        (["run", "quickstart", "strategy=no_such_module:plugin"], 4, "no_such_module"),
+        (["run", "quickstart", "strategy=json:dumps"], 4, "not a fedbox.strategies.Plugin"),
+        (["run", "--resume", "--out", "nothing"], 5, "holds no run"),
+        (["report", "nothing"], 3, "nothing"),
+        (["configs", "quickstrt"], 2, "did you mean 'quickstart'"),
+        (["strategies", "fedprx"], 4, "did you mean 'fedprox'"),
+    ],
+)
+def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, tmp_path: Path) -> None:
+    done = _fedbox(*words, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_listings() -> None:
+    strategies = _fedbox("strategies").stdout
+    for name in ("fedavg", "fedprox", "centralized", "local"):
+        assert name in strategies
+    assert "mu" in _fedbox("strategies", "fedprox").stdout
+    assert "quickstart" in _fedbox("configs").stdout
+    assert _fedbox("configs", "quickstart").stdout.startswith("# fedbox run quickstart")
+
+
+def test_data_shows_every_client_and_draws_a_picture(tmp_path: Path) -> None:
+    done = _fedbox("data", "quickstart", "data.labels.share=0.5", "--plot", "p.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "client-19" in done.stdout
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,75 @@
+"""A disk that is full: the run ends with a word on what to do, keeps what it has, and goes on when there is room."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plugins_for_tests import command, environment, lines, run, save_config
+
+MODEL = {"name": "mlp", "options": {"hidden": 800}}  # 60,010 weights: a checkpoint of 240 kB
+LIMITED = """
+import resource, sys
+from fedbox.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode != 0:
+        pytest.skip(f"this process may not mount a file system: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "local"])
+def test_a_full_disk(tmp_path: Path, small_disk: Path, strategy: str) -> None:
+    changes: dict[str, Any] = {"strategy": strategy, "model": MODEL, "rounds": 4}
+    if strategy == "local":  # five clients with two versions each, 100 kB apiece
+        changes["model"] = {"name": "mlp", "options": {"hidden": 300}}
+    whole = run(tmp_path / "whole", **changes)
+    config, out, filler = save_config(tmp_path / "toy.yaml", **changes), small_disk / "run", small_disk / "filler"
+    first = run(out, **{**changes, "rounds": 1})
+    (out / "model.safetensors").unlink()
+    room = os.statvfs(small_disk)
+    filler.write_bytes(bytes(max(room.f_bavail * room.f_frsize - 130_000, 0)))
+    words = command("run", config, "--out", str(out), "--quiet", "--resume", "--workers", "1")
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert str(out) in done.stderr or "No space left" in done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback (most recent call last)" not in done.stderr
+    text = (out / "rounds.jsonl").read_text()
+    assert json.loads(text.splitlines()[0])["round"] == first.rounds[0]["round"]
+    filler.unlink()
+    end = run(out, resume=True, **changes)
+    assert end.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert lines(out) == lines(whole.folder)
+
+
+def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
+    """The same where no disk can be mounted: a limit on the size of files, which a checkpoint exceeds."""
+    changes: dict[str, Any] = {"model": MODEL, "rounds": 2}
+    config, out = save_config(tmp_path / "toy.yaml", **changes), tmp_path / "run"
+    words = [sys.executable, "-c", LIMITED, "100000", "run", config, "--out", str(out), "--quiet"]
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert f"no space left while writing to {out}" in done.stderr
+    assert "free some, then go on with --resume" in done.stderr
+    assert not list((out / "checkpoint").iterdir())
+    end = run(out, resume=True, **changes)
+    assert end.summary["model_sha256"] == run(tmp_path / "whole", **changes).summary["model_sha256"]

@@ -1,0 +1,156 @@
+"""The round loop: the order of replies, early ends, what listeners hear, what a changed place of checkpoints does."""
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plugins_for_tests import lines, run
+
+import fedbox
+from fedbox.server.records import digest
+from fedbox.simulations.inprocess import InProcessGrid
+from fedbox.strategies.base import Message
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "plugins_for_tests:keeping", "plugins_for_tests:noisy"])
+def test_the_order_of_replies_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    changes: dict[str, Any] = {"strategy": strategy, "data__test_share": 0.2, "evaluate__clients": "all"}
+    expected = run(tmp_path / "straight", **changes)
+    stream, rng, orders = InProcessGrid.stream, random.Random(0), []
+
+    def shuffled(
+        self: InProcessGrid, messages: Iterable[Message], *, timeout: float | None = None
+    ) -> Iterator[Message]:
+        replies = list(stream(self, messages, timeout=timeout))
+        rng.shuffle(replies)
+        orders.append([reply.metadata.src_node_id for reply in replies])
+        yield from replies
+        yield replies[0]  # and one of them comes twice
+
+    monkeypatch.setattr(InProcessGrid, "stream", shuffled)
+    result = run(tmp_path / "shuffled", **changes)
+    assert any(order != sorted(order) for order in orders)
+    assert result.summary["model_sha256"] == expected.summary["model_sha256"]
+    assert lines(result.folder) == lines(expected.folder)
+
+
+@pytest.mark.parametrize("stop", [{"target": 0.35}, {"metric": "train_loss", "target": 1.9}, {"patience": 1}])
+def test_an_early_end_is_the_same_after_a_resume(tmp_path: Path, stop: dict[str, Any]) -> None:
+    changes: dict[str, Any] = {"rounds": 40, "evaluate__stop": stop, "train__lr": 0.2}
+    whole = run(tmp_path / "whole", **changes)
+    ends = whole.summary["rounds"]
+    assert whole.summary["status"] == "stopped"
+    assert 1 < ends < 40
+    values = [record["metrics"][stop.get("metric", "accuracy")] for record in whole.rounds]
+    if "target" in stop and "metric" not in stop:
+        assert values[-1] >= stop["target"] > max(values[:-1])
+    elif "target" in stop:
+        assert values[-1] <= stop["target"] < min(values[:-1])
+    else:
+        assert values[-1] <= max(values[:-1])
+        assert values[:-1] == sorted(set(values[:-1]))
+    part = run(tmp_path / "part", **{**changes, "rounds": ends - 1})
+    assert part.summary["status"] == "completed"
+    again = run(part.folder, resume=True, **changes)
+    assert again.summary["status"] == "stopped"
+    assert lines(again.folder) == lines(whole.folder)
+    assert again.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert run(part.folder, resume=True, **changes).summary["rounds"] == ends
+    onward = run(part.folder, resume=True, **{**changes, "evaluate__stop": {}, "rounds": ends + 1})
+    assert (onward.summary["status"], onward.summary["rounds"]) == ("completed", ends + 1)
+
+
+def test_server_statistics_survive_a_resume_under_every_buffer_policy(tmp_path: Path) -> None:
+    for buffers in ("global", "local", "drop"):
+        model = {"name": "resnet", "options": {"width": 4, "norm": "batch"}, "buffers": buffers}
+        changes: dict[str, Any] = {"strategy": "centralized", "model": model, "rounds": 3}
+        whole = run(tmp_path / f"{buffers}-whole", **changes)
+        run(tmp_path / buffers, **{**changes, "rounds": 2})
+        resumed = run(tmp_path / buffers, resume=True, **changes)
+        assert resumed.summary["model_sha256"] == whole.summary["model_sha256"]
+        assert lines(resumed.folder) == lines(whole.folder), buffers
+
+
+def test_the_files_say_the_same_as_the_result(tmp_path: Path) -> None:
+    result = run(tmp_path / "run")
+    assert digest(result.weights()) == result.summary["model_sha256"]
+    assert result.metrics == result.rounds[-1]["metrics"]
+    accuracies = [record["metrics"]["accuracy"] for record in result.rounds]
+    best = result.summary["best"]["accuracy"]
+    assert best == {"value": max(accuracies), "round": accuracies.index(max(accuracies)) + 1}
+    assert result.summary["bytes_up"] == sum(record["bytes_up"] for record in result.rounds)
+
+
+class Ear(fedbox.Callback):
+    """Writes down what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+
+    def on_start(self, config: fedbox.Config, folder: Path, first: int) -> None:
+        self.heard.append(("start", config.rounds, folder.name, first))
+
+    def on_ask(self, round_: int, kind: str, clients: int) -> None:
+        self.heard.append(("ask", round_, kind, clients))
+
+    def on_reply(self) -> None:
+        self.heard.append(("reply",))
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        self.heard.append(("round", record["round"]))
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        self.heard.append(("end", summary["status"], summary["rounds"]))
+
+
+def test_listeners_hear_everything_in_order(tmp_path: Path) -> None:
+    ear = Ear()
+    changes: dict[str, Any] = {"clients__per_round": 2, "data__test_share": 0.2, "evaluate__clients": "all"}
+    run(tmp_path / "run", rounds=2, callbacks=[ear], evaluate__every=2, **changes)
+    assert ear.heard == [
+        ("start", 2, "run", 1),
+        *[("ask", 1, "train", 2), ("reply",), ("reply",), ("round", 1)],
+        *[("ask", 2, "train", 2), ("reply",), ("reply",)],
+        *[("ask", 2, "evaluate", 5), *[("reply",)] * 5, ("round", 2)],
+        ("end", "completed", 2),
+    ]
+
+
+class Tripwire(Ear):
+    """Fails in one of its hooks."""
+
+    def __init__(self, hook: str) -> None:
+        super().__init__()
+        self.hook = hook
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == object.__getattribute__(self, "hook"):
+            raise ZeroDivisionError(name)
+        return object.__getattribute__(self, name)
+
+
+@pytest.mark.parametrize("hook", ["on_start", "on_ask", "on_round"])
+def test_a_listener_that_fails_shows_its_own_error_and_the_run_can_go_on(tmp_path: Path, hook: str) -> None:
+    with pytest.raises(ZeroDivisionError, match=hook):
+        run(tmp_path / "run", callbacks=[Tripwire(hook)])
+    resumed = run(tmp_path / "run", resume=True)
+    assert resumed.summary["model_sha256"] == run(tmp_path / "whole").summary["model_sha256"]
+    assert lines(resumed.folder) == lines(tmp_path / "whole")
+
+
+def test_tensorboard_events_go_on_after_a_resume(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path / "run", rounds=2)
+    result = run(tmp_path / "run", rounds=4, resume=True)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    scalars = events.Scalars("metrics/accuracy")
+    assert [event.step for event in scalars] == [1, 2, 3, 4]
+    assert [event.value for event in scalars] == pytest.approx(
+        [record["metrics"]["accuracy"] for record in result.rounds], rel=1e-6
+    )
+    assert {"bytes/bytes_up", "seconds/total", "metrics/train_loss"} <= set(events.Tags()["scalars"])
