@@ -12,8 +12,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .configs import Config, ConfigError, load_config
     from .server.callbacks import Callback
     from .server.outcome import Result
+    from .strategies.contract import (
+        Ask,
+        Batch,
+        ClientHalf,
+        Plugin,
+        Samples,
+        ServerHalf,
+        Settings,
+        Site,
+        Update,
+    )
 
 __version__ = "0.1.0"
 

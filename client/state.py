@@ -18,7 +18,7 @@ _SUFFIX = ".safetensors"
 
 
 class StateError(RuntimeError):
-    """A client's saved state cannot be read."""
+    """A client's state cannot be saved or read."""
 
 
 class StateStore:
@@ -47,11 +47,13 @@ class StateStore:
         if self.folder is None:
             raise StateError(f"{client} wants to keep state, but there is no folder for it; give --state or --out")
         path = self._path(client, round_)
-        path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             draft.write_bytes(save(dict(arrays)))
             draft.replace(path)
+        except OSError as error:
+            raise StateError(f"the state of {client} cannot be saved in {path.parent}: {error.strerror}") from error
         finally:
             draft.unlink(missing_ok=True)
         versions = self._versions(client)

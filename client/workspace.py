@@ -57,6 +57,9 @@ class Workspace:
         seed_everything(derive(site.seed, "train", visit.round, visit.client))
         self.half.prepare(site)
         update = self.half.train(site)
+        if not isinstance(update, Update):
+            name = f"{type(self.half).__name__}.train"
+            raise TypeError(f"{name} returned {type(update).__name__}; the contract wants an Update")
         self._keep(site)
         return update
 

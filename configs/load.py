@@ -158,7 +158,8 @@ def _across(raw: Raw) -> Iterable[Fault]:
         yield Fault("data.validation_share", "evaluate.split=validation needs a share above 0, such as 0.1")
     if get("evaluate.clients", "none") in ("cohort", "all") and not get("data.test_share"):
         yield Fault("data.test_share", "evaluate.clients needs clients with a test set of their own, such as 0.2")
-    if get("data.labels.count") is not None and get("data.labels.share") is not None:
+    # A resolved configuration holds the default share beside a count.
+    if get("data.labels.count") is not None and get("data.labels.share", 1.0) != 1.0:
         yield Fault("data.labels", "give share or count, not both")
 
 

@@ -93,14 +93,14 @@ class TrainConfig(Block):
 
     epochs: Count = Field(1, description="passes over the participant's labelled samples a round")
     steps: Count | None = Field(None, description="optimiser steps a round; takes the place of epochs")
-    batch_size: Count = 32
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    lr: Annotated[float, Field(gt=0.0)] = 0.1
+    batch_size: Count = Field(32, description="samples an optimiser step; the last batch of an epoch may be smaller")
+    optimizer: Literal["sgd", "adam", "adamw"] = Field("sgd", description="rule of an optimiser step")
+    lr: Annotated[float, Field(gt=0.0)] = Field(0.1, description="learning rate of the first round")
     lr_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         1.0, description="the learning rate of round r is lr * lr_decay ** (r - 1)"
     )
-    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="sgd: momentum, afresh in each round")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="pull of the weights towards zero")
     clip_norm: Annotated[float, Field(gt=0.0)] | None = Field(None, description="largest norm of a gradient")
     view: Literal["none", "weak", "strong"] = Field("none", description="augmentation of the labelled samples")
     flip: bool = Field(True, description="views may mirror an image; false where left and right differ in meaning")
@@ -134,7 +134,7 @@ class EngineConfig(Block):
 class StopConfig(Block):
     """When a run may end before its last round (`evaluate.stop`)."""
 
-    metric: str = "accuracy"
+    metric: str = Field("accuracy", description="name of the metric, as in rounds.jsonl")
     target: float | None = Field(None, description="end once the metric reaches this value")
     patience: Count | None = Field(None, description="end after so many evaluations without a better value")
 
@@ -149,7 +149,7 @@ class EvaluateConfig(Block):
     clients: Literal["none", "cohort", "all"] = Field(
         "none", description="which clients evaluate on their own test set"
     )
-    batch_size: Count = 512
+    batch_size: Count = Field(512, description="samples measured at a time")
     stop: StopConfig = Field(default_factory=StopConfig)
 
 
@@ -162,7 +162,7 @@ class Config(Block):
 
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="letters, digits, . _ -")
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="everything random follows from it")
-    rounds: Count = 10
+    rounds: Count = Field(10, description="rounds of the run")
     strategy: str = Field("fedavg", description="registered name, or module:attribute of a Plugin")
     settings: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="one block of settings for each strategy"

@@ -3,7 +3,7 @@
     python docs/generate.py
 
 A line `{{NAME}}` of the template becomes a table: `{{data.partition}}` that of a block of the schema, `{{top}}` that of
-the top-level keys, `{{settings}}` the settings of the built-in strategies, `{{models}}` the options of the built-in models.
+the top-level keys, `{{settings}}` the built-in strategies' settings, `{{models}}` the options of the built-in models.
 """
 
 import inspect
@@ -23,19 +23,9 @@ from fedbox.strategies.registry import find
 DOCS = Path(__file__).resolve().parent
 _WORDS = {"integer": "whole number", "number": "number", "string": "text", "null": "null", "boolean": "true or false"}
 _WORDS |= {"array": "list", "object": "block"}
+
+
 # What the schema leaves unsaid because the name says it; a description in the schema takes precedence.
-_MEANINGS = {
-    "rounds": "number of rounds",
-    "train.batch_size": "samples of one optimiser step",
-    "train.optimizer": "optimiser of local training",
-    "train.lr": "learning rate of the first round",
-    "train.momentum": "momentum of sgd",
-    "train.weight_decay": "weight decay of the optimiser",
-    "evaluate.batch_size": "samples at a time when measuring",
-    "evaluate.stop.metric": "the metric that target and patience look at",
-}
-
-
 def pages() -> dict[Path, str]:
     """Give the generated pages: path and text."""
     template = (DOCS / "configuration.md.in").read_text(encoding="utf-8")
@@ -69,7 +59,7 @@ def table_of(path: str, model: type[BaseModel]) -> str:
             title = (inspect.getdoc(field.annotation) or "").partition(" (`")[0].rstrip(".")
             rows.append((f"[`{key}`](#{key.replace('.', '')})", "block", "", title[0].lower() + title[1:]))
             continue
-        meaning = field.description or _MEANINGS.get(key)
+        meaning = field.description
         if not meaning:
             raise ValueError(f"{key} has no description in the schema")
         default = json.dumps(field.get_default(call_default_factory=True)).strip('"')

@@ -17,9 +17,7 @@ GROUP = "fedbox.models"
 MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "resnet": resnet}
 
 
-def build_model(
-    name: str, *, shape: Shape, classes: int, seed: int, options: Mapping[str, object] = {}
-) -> nn.Module:
+def build_model(name: str, *, shape: Shape, classes: int, seed: int, options: Mapping[str, object] = {}) -> nn.Module:
     """Build a classifier on the CPU whose weights depend on the arguments alone.
 
     name: a key of MODELS, an entry point of the group `fedbox.models`, or `module:callable`, in this
@@ -58,9 +56,7 @@ def find_model(name: str) -> Callable[..., Any]:
     installed = importlib.metadata.entry_points(group=GROUP)
     targets = sorted({entry.value for entry in installed if entry.name == name})
     if len(targets) > 1:
-        raise ModelError(
-            f"model {name!r} is offered by {len(targets)} packages: {', '.join(targets)}. Name one."
-        )
+        raise ModelError(f"model {name!r} is offered by {len(targets)} packages: {', '.join(targets)}. Name one.")
     target = targets[0] if targets else name
     if ":" not in target:
         known = sorted({*MODELS, *(entry.name for entry in installed)})
@@ -75,9 +71,7 @@ def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
     wanted = f"wanted float32 logits of shape [2, {classes}] for images of shape {[2, *shape]}"
     for key, value in model.named_parameters():
         if value.dtype != torch.float32:
-            raise ModelError(
-                f"model {name!r}: parameter {key!r} is {value.dtype}; wanted torch.float32 only."
-            )
+            raise ModelError(f"model {name!r}: parameter {key!r} is {value.dtype}; wanted torch.float32 only.")
     if not any(True for _ in model.parameters()):
         raise ModelError(f"model {name!r} returned a {type(model).__name__} without parameters; {wanted}.")
     out = _forward(name, model, shape, wanted)
@@ -106,9 +100,7 @@ def _forward(name: str, model: nn.Module, shape: Shape, wanted: str) -> object:
 
 def _check_arguments(name: str, shape: Shape, classes: int, seed: int) -> None:
     if len(shape) != 3 or any(not isinstance(size, int) or size < 1 for size in shape):
-        raise ModelError(
-            f"model {name!r}: shape is {shape!r}; wanted channels, height, width, each at least 1."
-        )
+        raise ModelError(f"model {name!r}: shape is {shape!r}; wanted channels, height, width, each at least 1.")
     if not isinstance(classes, int) or classes < 1:
         raise ModelError(f"model {name!r}: classes is {classes!r}; wanted a whole number of at least 1.")
     if not isinstance(seed, int) or not 0 <= seed < 2**64:
@@ -121,9 +113,7 @@ def _check_options(name: str, constructor: Callable[..., Any], options: Mapping[
     except ValueError:  # some callables written in C tell no signature; the call itself will judge
         return
     named = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
-    positional = [
-        p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}
-    ]
+    positional = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
     taken = {p.name for p in positional[:2]}  # shape and classes, whatever the callable calls them
     allowed = [p.name for p in named if p.name not in taken]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
@@ -150,14 +140,10 @@ def _import(target: str) -> Callable[..., Any]:
     for step in path.split("."):
         if not hasattr(found, step):
             public = [key for key in dir(found) if not key.startswith("_")]
-            raise ModelError(
-                f"model {target!r}: {module_name!r} has no {path!r}.{did_you_mean(path, public)}"
-            )
+            raise ModelError(f"model {target!r}: {module_name!r} has no {path!r}.{did_you_mean(path, public)}")
         found = getattr(found, step)
     if not callable(found):
-        raise ModelError(
-            f"model {target!r} is a {type(found).__name__}; wanted a callable that gives a model."
-        )
+        raise ModelError(f"model {target!r} is a {type(found).__name__}; wanted a callable that gives a model.")
     called: Callable[..., Any] = found
     return called
 

@@ -65,9 +65,7 @@ def cnn(shape: Shape, classes: int, width: int = 16, hidden: int = 32) -> Classi
     _whole("cnn", "hidden", hidden, 0)
     channels, height, breadth = shape
     if min(height, breadth) < 4:
-        raise ModelError(
-            f"cnn: images are {height}x{breadth}; it halves them twice, so 4x4 is the least. Use mlp."
-        )
+        raise ModelError(f"cnn: images are {height}x{breadth}; it halves them twice, so 4x4 is the least. Use mlp.")
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(channels, width, 3, padding=1),
         pool1=nn.MaxPool2d(2),

@@ -101,10 +101,7 @@ class FlatModel:
     def state(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """Copy parameters and buffers out, in the order of names, as C-contiguous arrays of their shape."""
         tensors = self._tensors()
-        return {
-            name: np.array(_known(tensors, name).detach().cpu().numpy(), order="C", copy=True)
-            for name in names
-        }
+        return {name: np.array(_known(tensors, name).detach().cpu().numpy(), order="C", copy=True) for name in names}
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Copy arrays into the parameters and buffers of the same names; the others stay as they are.
@@ -140,18 +137,14 @@ class FlatModel:
             if not value.numel():
                 continue
             if value.data_ptr() != self.flat.data_ptr() + offset:
-                raise ModelError(
-                    f"{name!r} left the flat vector: the module was moved. Make a new FlatModel."
-                )
+                raise ModelError(f"{name!r} left the flat vector: the module was moved. Make a new FlatModel.")
             if grad is None or grad.data_ptr() != self.flat_grad.data_ptr() + offset:
                 raise ModelError(
                     f"the gradient of {name!r} left the flat vector: it was replaced or set to None. Use the "
                     "FlatModel's zero_grad, and backward without create_graph."
                 )
         if any(leaf.grad is not grad for leaf, grad in self._leaves):
-            raise ModelError(
-                "an optimiser's gradient was replaced or set to None. Use the FlatModel's zero_grad."
-            )
+            raise ModelError("an optimiser's gradient was replaced or set to None. Use the FlatModel's zero_grad.")
 
     def _lay_out(self) -> int:
         offset = 0
@@ -182,9 +175,7 @@ def _strides(value: Tensor) -> tuple[int, ...]:
     The strides are kept to the letter: where a size is 1 several describe the same memory, but convolutions
     read the memory format from them.
     """
-    pairs = sorted(
-        (stride, size) for size, stride in zip(value.shape, value.stride(), strict=True) if size > 1
-    )
+    pairs = sorted((stride, size) for size, stride in zip(value.shape, value.stride(), strict=True) if size > 1)
     filled = 1
     for stride, size in pairs:
         if stride != filled:
@@ -198,8 +189,7 @@ def _only_kind(module: nn.Module, parameters: Mapping[str, Tensor]) -> tuple[tor
     if len(kinds) != 1:
         found = ", ".join(f"{name!r} is {dtype} on {device}" for (dtype, device), name in kinds.items())
         raise ModelError(
-            f"{type(module).__name__}: wanted parameters of one dtype on one device; "
-            f"{found or 'it has no parameters'}."
+            f"{type(module).__name__}: wanted parameters of one dtype on one device; {found or 'it has no parameters'}."
         )
     dtype, device = next(iter(kinds))
     if dtype not in {torch.float32, torch.float64}:

@@ -50,9 +50,7 @@ def buffer_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in model.state_dict() if name in buffers)
 
 
-def shared_names(
-    model: nn.Module, policy: BufferPolicy, parts: Iterable[str] | None = None
-) -> tuple[str, ...]:
+def shared_names(model: nn.Module, policy: BufferPolicy, parts: Iterable[str] | None = None) -> tuple[str, ...]:
     """Return the state-dict names that travel, in the order of the state dict.
 
     These are the parameters of the chosen parts (None: all) and, when `policy` is "global", their persistent

@@ -19,7 +19,8 @@ from ..strategies.base import (
 )
 from ..strategies.contract import Ask, ServerHalf, Update
 from ..strategies.exact import SumRangeError
-from .roster import Roster, natural
+from .roster import Roster
+from .stats import natural
 from .validate import RefusedUpdateError, check_update
 
 

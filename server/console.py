@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ..configs import Config
 from .callbacks import Callback
+from .stats import human_bytes
 
 _SHOWN = ("accuracy", "map50", "train_loss", "client_accuracy")
 
@@ -70,15 +71,6 @@ class ProgressBar(Callback):
         """Take the bars away."""
         self._status.stop()
         self._progress.stop()
-
-
-def human_bytes(count: float) -> str:
-    """Give a number of bytes in units of 1,000: 1234567 -> '1.23 MB'."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if abs(count) < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.2f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
 
 
 def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:

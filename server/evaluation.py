@@ -4,18 +4,18 @@ import math
 from collections.abc import Sequence
 
 from .collect import Collected
+from .stats import worst_decile
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """Give (mean, population standard deviation, worst decile) of accuracies.
 
-    The worst decile is the mean of the lowest tenth of the clients (at least one).
+    The worst decile is the mean of the lowest tenth of the clients: floor(n / 10) of them, at least one.
     """
     count = len(values)
     mean = math.fsum(values) / count
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / count)
-    lowest = sorted(values)[: max(1, count // 10)]
-    return mean, deviation, math.fsum(lowest) / len(lowest)
+    return mean, deviation, worst_decile(values)
 
 
 def client_metrics(evaluated: Collected, personal: bool) -> dict[str, float]:

@@ -39,7 +39,7 @@ class Records:
     def resume(self, last: int) -> None:
         """Keep the lines up to round `last` and drop the later ones, which will be run again."""
         kept: list[bytes] = []
-        for line, record in _lines(self.path):
+        for line, record in read_lines(self.path):
             if record is None or record["round"] > last:
                 break
             kept.append(line)
@@ -77,15 +77,15 @@ class Records:
                 self.best[name] = {"value": value, "round": self.rounds}
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Record | None]]:
-    """Give each line with its record; None for a line that was cut off."""
+def read_lines(path: Path) -> Iterator[tuple[bytes, Record | None]]:
+    """Give each line with its record; None for a line that was cut off or holds no round."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for line in file:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             whole = isinstance(record, dict) and "round" in record and line.endswith(b"\n")
             yield line, record if whole else None
@@ -93,7 +93,7 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Record | None]]:
 
 def read_rounds(path: Path) -> list[Record]:
     """Give all whole records of a rounds.jsonl."""
-    return [record for _, record in _lines(path) if record is not None]
+    return [record for _, record in read_lines(path) if record is not None]
 
 
 def clean(value: Any) -> Any:

@@ -1,7 +1,6 @@
 """Who can be asked: clients by name, whatever ids the Grid gives its nodes; and the seeded choice of a cohort."""
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from ..strategies.base import Grid, Message, RecordDict
 from ..strategies.seeds import derive
+from .stats import natural
 
 
 class Roster(Protocol):
@@ -41,12 +41,6 @@ class NamedRoster:
     def node(self, name: str) -> int:
         """Give the node id of a client."""
         return self._nodes[name]
-
-
-def natural(name: str) -> tuple[list[tuple[int, int, str]], str]:
-    """Give a sort key in which numbers inside a name count as numbers; the name itself parts a-1 from a-01."""
-    parts = (part for part in re.split(r"([0-9]+)", name) if part)
-    return [(0, int(part), "") if part[0] in "0123456789" else (1, 0, part) for part in parts], name
 
 
 def roster_of(grid: Grid, timeout: float | None = 60.0) -> Roster:

@@ -14,7 +14,7 @@ import torch
 
 from ..client.state import StateStore
 from ..client.workspace import Workspace, forget, use
-from ..configs import Config, load_config
+from ..configs import Config, ConfigError, Fault, load_config
 from ..server.callbacks import Callback, Callbacks, TensorBoard
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
@@ -28,6 +28,18 @@ from ..strategies.registry import find, settings_faults
 from .driver import RUN_ID
 from .inprocess import InProcessGrid
 from .pool import Pool
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError unless torch knows the device and this machine has it."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        have = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        problem = (
+            f"got '{name}', which cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(have)}"
+        )
+        raise ConfigError("given", [Fault("engine.device", problem)]) from error
 
 
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
@@ -46,6 +58,7 @@ def run_config(
 ) -> Result:
     """Run a checked configuration; see `fedbox.run`."""
     plugin = find(config.strategy)
+    check_device(config.engine.device)
     folder = RunFolder(out or default_folder(config, resume), resume)
     bar = ProgressBar() if progress else None
     listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else []), *([bar] if bar else [])]

@@ -102,7 +102,7 @@ class ServerHalf(Generic[S]):
 
     def ask_evaluate(self, round_: int) -> Ask:
         """Say what the clients need to evaluate after round `round_`; here: the global weights."""
-        return Ask(self.weights)
+        return Ask(self.weights, phase="evaluate")
 
     def expects(self) -> Mapping[str, NDArray[Any]]:
         """Give arrays with the names, shapes and types that `Update.weights` must have; others are refused."""

@@ -42,9 +42,12 @@ def find(name: str) -> Plugin:
     """Give the strategy of a registered name, or of `module:attribute`. Raises PluginError."""
     points = registered()
     if name in points:
-        return _checked(points[name].value)
+        package = points[name].dist
+        return _checked(
+            points[name].value, f"'{name}' ({points[name].value}{f' of {package.name}' if package else ''})"
+        )
     if ":" in name:
-        return _checked(name)
+        return _checked(name, f"'{name}'")
     hint = difflib.get_close_matches(name, points, n=1)
     meant = f"did you mean '{hint[0]}'? " if hint else ""
     raise PluginError(
@@ -53,16 +56,16 @@ def find(name: str) -> Plugin:
     )
 
 
-def _checked(target: str) -> Plugin:
+def _checked(target: str, told: str) -> Plugin:
     module_name, _, attribute = target.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
         for step in attribute.split("."):
             value = getattr(value, step)
-    except Exception as error:  # whatever a plugin's import raises is the plugin's fault, to be told by name
-        raise PluginError(f"strategy '{target}' cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its fault, to be told by name
+        raise PluginError(f"strategy {told} cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(value, Plugin):
-        raise PluginError(f"'{target}' is a {type(value).__name__}, not a fedbox.strategies.Plugin")
+        raise PluginError(f"strategy {told} is a {type(value).__name__}, not a fedbox.strategies.Plugin")
     breaches = [
         f"its {part} is {given!r}, not a subclass of {wanted.__name__}"
         for part, given, wanted in (
@@ -73,7 +76,7 @@ def _checked(target: str) -> Plugin:
         if not (inspect.isclass(given) and issubclass(given, wanted))
     ]
     if breaches:
-        raise PluginError(f"strategy '{target}' breaks the contract: {'; '.join(breaches)}")
+        raise PluginError(f"strategy {told} breaks the contract: {'; '.join(breaches)}")
     return value
 
 

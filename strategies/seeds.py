@@ -27,5 +27,5 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed % 2**32)
     # Not torch.manual_seed: it formats three stack traces a call, which a visit of a few milliseconds can feel.
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seed)

@@ -300,7 +300,6 @@ def test_a_broken_package_cannot_be_run(fresh: Fresh, broken: Path, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="registry.find tells module:attribute of a registered strategy, not its name")
 def test_the_message_names_the_broken_strategy_as_it_was_asked_for(fresh: Fresh, broken: Path) -> None:
     assert "'broken'" in fresh.fedbox("run", "strategy=broken", also=broken).stderr
 

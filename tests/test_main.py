@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 
-TOY = ["rounds=1", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "train.epochs=1", "engine.workers=1"]
+TOY = ["rounds=1", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "train.epochs=1"]
+TOY += ["engine.workers=1"]
 
 
 def _fedbox(*words: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
     return subprocess.run(
-        [sys.executable, "-m", "fedbox", *words], capture_output=True, text=True, cwd=cwd, env=environment, check=False
+        [sys.executable, "-m", "fedbox", *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=environment,
+        check=False,
     )
 
 

@@ -24,9 +24,7 @@ def weights(model: nn.Module) -> int:
 def test_the_default_sizes_are_those_worked_out_by_hand() -> None:
     shape = (1, 28, 28)
     assert weights(mlp(shape, 10)) == (784 * 72 + 72) + (72 * 10 + 10)
-    assert weights(cnn(shape, 10)) == (9 * 16 + 16) + (9 * 16 * 32 + 32) + (49 * 32 * 32 + 32) + (
-        32 * 10 + 10
-    )
+    assert weights(cnn(shape, 10)) == (9 * 16 + 16) + (9 * 16 * 32 + 32) + (49 * 32 * 32 + 32) + (32 * 10 + 10)
     convs = 9 * (1 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 16 * 32 + 32 * 64
     norms = 2 * (3 * 16 + 3 * 32 + 3 * 64)
     assert weights(resnet(shape, 10)) == convs + norms + (64 * 10 + 10) == 77_754

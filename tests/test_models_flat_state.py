@@ -14,9 +14,7 @@ SHAPE = (1, 8, 8)
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
-def make(
-    name: str = "cnn", options: Any = None, memory: torch.memory_format = FORMATS[0], seed: int = 1
-) -> nn.Module:
+def make(name: str = "cnn", options: Any = None, memory: torch.memory_format = FORMATS[0], seed: int = 1) -> nn.Module:
     model = build_model(name, shape=SHAPE, classes=3, seed=seed, options=options or {})
     return model.double().to(memory_format=memory)  # type: ignore[call-overload, no-any-return]
 

@@ -37,8 +37,9 @@ def test_the_strategy_in_one_file_runs_and_is_fedprox(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     hashes = []
     for strategy, key in (("pull:plugin", "pull"), ("fedprox", "fedprox")):
+        words = ["run", f"strategy={strategy}", f"settings.{key}.mu=0.3", *TOY, "--out", key]
         subprocess.run(
-            [sys.executable, "-m", "fedbox", "run", f"strategy={strategy}", f"settings.{key}.mu=0.3", *TOY, "--out", key],
+            [sys.executable, "-m", "fedbox", *words],
             cwd=tmp_path,
             env=environment,
             check=True,

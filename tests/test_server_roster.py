@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from fedbox.configs import StopConfig
 from fedbox.server.collect import Collected, Failure
 from fedbox.server.evaluation import client_metrics, spread
-from fedbox.server.roster import NamedRoster, choose, everyone, natural, size_of
+from fedbox.server.roster import NamedRoster, choose, everyone, size_of
+from fedbox.server.stats import natural
 from fedbox.server.stopping import Stopper
 
 NAMES = st.lists(st.text(min_size=1, max_size=6) | st.from_regex(r"[ab]-?0?[0-9]{1,2}", fullmatch=True), unique=True)

@@ -14,7 +14,7 @@ import pytest
 from plugins_for_tests import command, descendants, environment, lines, run, save_config, summary
 
 # Long enough for several kills: a few seconds of rounds on one worker.
-LONG: dict[str, Any] = {"rounds": 25, "train__epochs": 20, "data__test_share": 0.2, "evaluate__clients": "all"}
+LONG: dict[str, Any] = {"rounds": 20, "train__epochs": 20, "data__test_share": 0.2, "evaluate__clients": "all"}
 # Every `fault` is a place in the life of a round at which the process kills itself, once for each of its rounds.
 FAULTS = """
 import os, signal, sys
@@ -97,7 +97,7 @@ def test_killed_at_random_moments_on_changing_numbers_of_workers(tmp_path: Path,
             if attempt > 1:
                 seen = (out / "rounds.jsonl").stat().st_size if (out / "rounds.jsonl").exists() else 0
                 _until(lambda: process.poll() is not None or _size(out) != seen)  # noqa: B023
-                process.wait(rng.uniform(0.0, 0.6) if kills < 5 else None)
+                process.wait(rng.uniform(0.0, 0.6) if kills < 4 else None)
             else:
                 process.wait(rng.uniform(0.5, 4.0))
             assert process.returncode == 0, process.stderr.read() if process.stderr else ""
@@ -194,7 +194,8 @@ def test_ctrl_c_during_the_start(tmp_path: Path, delay: float) -> None:
     time.sleep(delay)
     os.killpg(process.pid, signal.SIGINT)
     error = process.communicate()[1]
-    assert process.returncode == 130, error
+    # Python itself ends by SIGINT, which a shell shows as 130 too, when the key came while an import ran `exec`.
+    assert process.returncode in (130, -signal.SIGINT), error
     assert "Traceback" not in error
     assert _until(lambda: not descendants(mark), 5)
     resumed = run(tmp_path / "run", resume=True, **{**LONG, "rounds": 1})

@@ -1,4 +1,4 @@
-"""A population of 100,000 clients and a cohort of 2,000 cost the memory of what is asked of them, not of their number."""
+"""100,000 clients, and 2,000 of them in one round: memory does not grow with either number."""
 
 import json
 import subprocess

@@ -1,0 +1,229 @@
+"""The pages of docs/ tell the truth: tables match the schema, commands and examples work, messages exist."""
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import tomllib
+from collections.abc import Iterator
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+import fedbox
+from fedbox.__main__ import app
+from fedbox.configs import Config, bundled, load_config
+from fedbox.data import DATASETS, dataset_options
+from fedbox.data.dealers import KINDS
+from fedbox.models import build_model
+from fedbox.simulations.run import check
+from fedbox.strategies import Ask, Batch, ClientHalf, Samples, ServerHalf, Site, Update
+from fedbox.strategies.registry import find
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+ASSIGNMENT = re.compile(r"^[A-Z_]+=")
+SEPARATORS = {"&&", "||", ";", "|", "&"}
+TOY: dict[str, Any] = {"rounds": 2, "engine": {"workers": 1}, "train": {"lr": 0.1}, "model": "mlp"}
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def _commands(page: Path) -> Iterator[list[str]]:
+    """Give the fedbox commands of a page's bash blocks as words behind `fedbox`."""
+    for block in _blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            command: list[str] = []
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
+            lexer.whitespace_split = True
+            for word in [*lexer, ";"]:
+                if word not in SEPARATORS:
+                    command.append(word)
+                    continue
+                while command and ASSIGNMENT.match(command[0]):
+                    command.pop(0)
+                if command[:3] in (["python", "-m", "fedbox"], ["python3", "-m", "fedbox"]):
+                    command = command[2:]
+                if command[:1] == ["fedbox"]:
+                    yield command[1:]
+                command = []
+
+
+COMMANDS = [(page, words) for page in PAGES for words in _commands(page)]
+EXAMPLES = [
+    (page, name.group(1), block)
+    for page in PAGES
+    for block in _blocks(page, "python")
+    if (name := re.match(r'"""(?:[^"\n]*?\b)?(\w+)\.py\b', block))
+]
+STRATEGIES = [(name, block) for _, name, block in EXAMPLES if "plugin = Plugin(" in block]
+
+
+@pytest.fixture
+def example_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder of someone who reads: it holds the pages' examples, and the example package is installed."""
+    for _, name, block in EXAMPLES:
+        (tmp_path / f"{name}.py").write_text(block, encoding="utf-8")
+    for page in PAGES:
+        for block in _blocks(page, "yaml"):
+            if named := re.match(r"# (\w+\.yaml)\n", block):
+                (tmp_path / named.group(1)).write_text(block, encoding="utf-8")
+    example = ROOT / "examples" / "fedbox-median"
+    shutil.copy(example / "fedbox_median.py", tmp_path)
+    info = tmp_path / "fedbox_median-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fedbox-median\nVersion: 0.1.0\n", encoding="utf-8")
+    points = tomllib.loads((example / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
+    lines = [
+        line for group, names in points.items() for line in (f"[{group}]", *(f"{n} = {v}" for n, v in names.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    for page, text in _generator().pages().items():
+        assert page.read_text(encoding="utf-8") == text, f"{page.name} is out of date: run python docs/generate.py"
+
+
+def test_every_key_of_the_schema_is_in_the_tables() -> None:
+    def keys(block: dict[str, Any], prefix: str = "") -> Iterator[str]:
+        for name, value in block.items():
+            yield prefix + name
+            if isinstance(value, dict):
+                yield from keys(value, f"{prefix}{name}.")
+
+    text = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    assert [key for key in keys(Config().model_dump()) if f"`{key}`" not in text] == []
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {page.name for page, _ in COMMANDS} >= {
+        "README.md",
+        "configuration.md",
+        "data.md",
+        "plugins.md",
+        "errors.md",
+    }
+    assert {words[0] for _, words in COMMANDS} >= {"run", "data", "report", "configs", "strategies"}
+
+
+@pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda value: getattr(value, "name", None) or " ".join(value))
+def test_commands_on_the_pages_are_right(example_files: Path, page: Path, words: list[str]) -> None:
+    """Options and names exist, and the configuration of `run` and `data` has no fault."""
+    group: Any = typer.main.get_command(app)
+    name, *rest = words
+    assert name in group.commands, f"{page.name}: there is no command fedbox {name}"
+    # Parses as the command line does, and raises a usage error for an unknown option.
+    given = group.commands[name].make_context(name, rest).params
+    if name in ("run", "data"):
+        source, changes = given["config"], list(given["overrides"] or [])
+        if source is not None and "=" in source:
+            source, changes = None, [source, *changes]
+        short = {"engine": "engine.kind", "workers": "engine.workers"}
+        changes += [f"{key}={given[option]}" for option, key in short.items() if given.get(option) is not None]
+        config = check(source or "quickstart", changes)
+        assert find(config.strategy)
+        assert set(config.data.options) <= set(dataset_options(config.data.dataset))
+        assert build_model(config.model.name, shape=(1, 8, 8), classes=10, seed=0, options=config.model.options)
+    elif name == "strategies" and given["name"]:
+        assert find(given["name"])
+    elif name == "configs" and given["name"]:
+        assert given["name"] in bundled()
+
+
+def test_yaml_on_the_pages_is_right() -> None:
+    blocks = [block for page in PAGES for block in _blocks(page, "yaml")]
+    assert blocks
+    for block in blocks:
+        load_config(yaml.safe_load(block))
+
+
+@pytest.mark.parametrize(("name", "code"), STRATEGIES, ids=[name for name, _ in STRATEGIES])
+def test_strategies_on_the_pages_run(example_files: Path, name: str, code: str) -> None:
+    (example_files / f"{name}.py").write_text(code, encoding="utf-8")
+    data = {"options": {"limit": 300, "test_limit": 100}, "partition": {"clients": 3}, "test_share": 0.2}
+    result = fedbox.run(
+        {**TOY, "data": {**data, "server": {"share": 0.1}}},
+        strategy=f"{name}:plugin",
+        out=example_files / "run",
+        quiet=True,
+        report=False,
+    )
+    losses = [record["metrics"].get("train_loss") for record in result.rounds]
+    assert result.summary["status"] == "completed"
+    assert result.summary["failures"] == 0
+    assert losses == [None, None] or losses[1] < losses[0]
+    assert result.metrics["accuracy"] > 0.15
+
+
+def test_the_data_set_on_the_page_runs(example_files: Path) -> None:
+    data = {"dataset": "dots:read", "partition": {"clients": 2}}
+    result = fedbox.run({**TOY, "data": data}, out=example_files / "run", quiet=True, report=False)
+    assert result.metrics["accuracy"] > 0.9
+
+
+def _members(kind: type) -> set[str]:
+    """Give the public members of a class, and the attributes that its __init__ or its fields set."""
+    fields = set(getattr(kind, "__dataclass_fields__", {})) | set(getattr(kind, "__annotations__", {}))
+    return {name for name in {*vars(kind), *fields} if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("kind", [Site, ClientHalf, ServerHalf, Ask, Update, Samples, Batch])
+def test_the_guide_names_every_member_of_the_contract(kind: type) -> None:
+    text = (DOCS / "plugins.md").read_text(encoding="utf-8")
+    code = " ".join(re.findall(r"`([^`\n]+)`", text))
+    assert [name for name in sorted(_members(kind)) if not re.search(rf"\b{name}\b", code)] == []
+
+
+def test_the_guide_names_the_arguments_of_fit() -> None:
+    text = (DOCS / "plugins.md").read_text(encoding="utf-8")
+    call = re.search(r"`site\.fit\((.*?)\)`", text)
+    assert call is not None
+    assert re.findall(r"(\w+)=", call[1]) == list(signature(Site.fit).parameters)[1:]
+
+
+def test_the_data_page_names_every_data_set_option_and_partition() -> None:
+    text = (DOCS / "data.md").read_text(encoding="utf-8")
+    wanted = {*DATASETS, *KINDS, *(option for name in DATASETS for option in dataset_options(name))}
+    assert [name for name in sorted(wanted) if f"`{name}`" not in text] == []
+
+
+def test_messages_on_the_error_page_exist() -> None:
+    """What stands between the `...` of a message stands in the code, strings that were broken over lines joined."""
+    code = "\n".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("*/*.py"), *ROOT.glob("*.py")])
+    joined = re.sub(r'"\s*\n\s*f?"', "", code)
+    messages = _blocks(DOCS / "errors.md", "text")
+    assert len(messages) > 30
+    parts = [part.strip(" ;,:\n") for message in messages for part in message.split("...")]
+    assert [part for part in parts if part not in joined] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8")):
+        found = Path(os.path.normpath(page.parent / target)) if target else page
+        assert found.exists(), f"{page.name} points to {target}, which does not exist"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
