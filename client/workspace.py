@@ -56,7 +56,7 @@ class Workspace:
         site = self._site(visit)
         seed_everything(derive(site.seed, "train", visit.round, visit.client))
         self.half.prepare(site)
-        update = self.half.train(site)
+        update: object = self.half.train(site)
         if not isinstance(update, Update):
             name = f"{type(self.half).__name__}.train"
             raise TypeError(f"{name} returned {type(update).__name__}; the contract wants an Update")
