@@ -34,7 +34,7 @@ REFUSED = {
 RAISED = {
     "raises": "RuntimeError: the camera is broken (plugins_for_tests.py, line",
     "exits": "SystemExit: 3",
-    "nothing": "AttributeError",
+    "nothing": "Error: ",
     "text": "do not travel",
 }
 
