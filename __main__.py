@@ -81,7 +81,12 @@ def run(
     if resume and source is None and out is not None and (out / "config.yaml").is_file():
         source = str(out / "config.yaml")
     raise_on_sigterm()
-    result = run_config(check(source or "quickstart", changes), out=out, resume=resume, progress=not quiet)
+    checked = check(source or "quickstart", changes)
+    try:
+        result = run_config(checked, out=out, resume=resume, progress=not quiet)
+    except KeyboardInterrupt:  # told here: typer would end the program without a word
+        _complain("stopped; the run can go on with --resume")
+        raise typer.Exit(130) from None
     if not quiet:
         _print(summary_table(result.summary, result.folder))
         _print(f"report: {result.folder / 'report.html'}")
@@ -233,9 +238,6 @@ def main() -> None:
         sys.path.append(os.getcwd())
     try:
         app()
-    except KeyboardInterrupt:
-        _complain("stopped; the run can go on with --resume")
-        sys.exit(130)
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is None:

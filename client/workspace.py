@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..configs import Config
-from ..models import buffer_names
+from ..models import FlatModel, buffer_names
 from ..strategies.contract import ClientHalf, Update
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
@@ -45,6 +45,7 @@ class Workspace:
         self.device = torch.device(config.engine.device)
         self.flat = federation.model(self.device)
         self.initial = self.flat.flat.clone()
+        self._second: FlatModel | None = None
         self.store = StateStore(folder / "clients" if folder else None, config.engine.checkpoint_every)
         if half is None:
             plugin = find(config.strategy)
@@ -112,8 +113,15 @@ class Workspace:
             phase=visit.phase,
             values=visit.values,
             received=visit.received,
+            build=self._spare,
             state={name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)},
         )
+
+    def _spare(self) -> FlatModel:
+        """Give the process's second model, built when a strategy first asks for one."""
+        if self._second is None:
+            self._second = self.federation.model(self.device)
+        return self._second
 
     def _keep(self, site: Site) -> None:
         kept = {_STATE + name: np.asarray(value, order="C") for name, value in site.state.items()}
@@ -136,6 +144,7 @@ def workspace_for(config_json: str, folder: str) -> Workspace:
     """Give the process's workspace for a configuration, built on first use."""
     key = (config_json, folder)
     if key not in _workspaces:
+        torch.set_num_threads(1)  # a process of its own, on a node: the same bits as in a simulation
         federation = Federation.prepare(Config.model_validate_json(config_json))
         use(Workspace(federation, Path(folder) if folder else None), config_json, folder)
     return _workspaces[key]

@@ -154,6 +154,10 @@ def _across(raw: Raw) -> Iterable[Fault]:
             yield Fault("clients.min_success", f"got {wanted}; allowed: at most the {cohort} clients of a round")
     if natural and not get("data.partition.key"):
         yield Fault("data.partition.key", "kind natural needs the attribute that names the client, such as domain")
+    if get("data.server.value") is not None and not get("data.partition.key"):
+        yield Fault(
+            "data.partition.key", "data.server.value needs the attribute that it is a value of, such as weather"
+        )
     if get("evaluate.split") == "validation" and not get("data.validation_share"):
         yield Fault("data.validation_share", "evaluate.split=validation needs a share above 0, such as 0.1")
     if get("evaluate.clients", "none") in ("cohort", "all") and not get("data.test_share"):

@@ -58,6 +58,9 @@ class ServerDataConfig(Block):
 
     share: Share | None = Field(0.0, description="share of the training samples held, labelled, by the server")
     count: Annotated[int, Field(ge=0)] | None = Field(None, description="their number; takes the place of share")
+    value: str | None = Field(
+        None, description="the server holds the samples whose partition.key has this value, for example cloudy"
+    )
 
 
 class DataConfig(Block):

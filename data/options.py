@@ -5,9 +5,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .arrays import DataError, DataSet
+from .arrays import DataError
 
-Reader = Callable[..., DataSet]
+Reader = Callable[..., Any]
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -10,7 +10,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from .annotations_coco import read_coco, read_soda10m
+from .annotations_driving import read_bdd100k, read_cityscapes
+from .annotations_voc import read_voc
+from .annotations_yolo import read_yolo
 from .arrays import DataError, DataSet, ImageData
+from .boxes_data import BoxData, BoxSet
 from .cifar import read_cifar10_jpeg
 from .digits import read_digits
 from .draws import generator
@@ -18,24 +23,32 @@ from .folder import read_image_folder
 from .hf import read_hf
 from .idx import read_fashion_mnist, read_kmnist, read_mnist
 from .options import Reader, call_checked, check_names, did_you_mean, options_of
+from .scenes import read_scenes
 from .synthetic import read_synthetic
 
 DATASETS: Mapping[str, Reader] = MappingProxyType(
     {
+        "bdd100k": read_bdd100k,
         "cifar10_jpeg": read_cifar10_jpeg,
+        "cityscapes": read_cityscapes,
+        "coco": read_coco,
         "digits": read_digits,
         "fashion_mnist": read_fashion_mnist,
         "hf": read_hf,
         "image_folder": read_image_folder,
         "kmnist": read_kmnist,
         "mnist": read_mnist,
+        "scenes": read_scenes,
+        "soda10m": read_soda10m,
         "synthetic": read_synthetic,
+        "voc": read_voc,
+        "yolo": read_yolo,
     }
 )
 ENTRY_POINTS = "fedbox.datasets"
 
 
-def load_dataset(dataset: str, root: str | Path | None = None, **options: Any) -> DataSet:
+def load_dataset(dataset: str, root: str | Path | None = None, **options: Any) -> DataSet | BoxSet:
     """Read a data set into memory.
 
     dataset: a name in DATASETS, a name in the entry-point group `fedbox.datasets`, or `module:callable`,
@@ -50,13 +63,15 @@ def load_dataset(dataset: str, root: str | Path | None = None, **options: Any) -
     """
     reader, built_in = _find(dataset)
     check_names(dataset, reader, options, options_of(_finish))
-    common = {name: options.pop(name) for name in options_of(_finish) if name in options}
+    # Some readers take a limit themselves, so that what is not wanted need not be read.
+    own = options_of(reader)
+    common = {name: options.pop(name) for name in options_of(_finish) if name in options and name not in own}
     result = call_checked(dataset, reader, root, **options) if built_in else reader(root, **options)
-    if not isinstance(result, DataSet):
+    if not isinstance(result, (DataSet, BoxSet)):
         raise DataError(
-            f"data set {dataset!r} returned a {type(result).__name__}; it must return a fedbox.data.DataSet"
+            f"data set {dataset!r} returned a {type(result).__name__}; it must return a fedbox.data.DataSet or BoxSet"
         )
-    finished: DataSet = call_checked(dataset, _finish, result, **common)
+    finished: DataSet | BoxSet = call_checked(dataset, _finish, result, **common)
     return finished
 
 
@@ -102,23 +117,25 @@ def _callable(dataset: str, found: object) -> Reader:
 
 
 def _finish(
-    data: DataSet,
+    data: DataSet | BoxSet,
     *,
     limit: Annotated[int, Field(ge=1)] | None = None,
     test_limit: Annotated[int, Field(ge=0)] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-) -> DataSet:
-    return replace(
-        data,
+) -> DataSet | BoxSet:
+    whole: Any = data
+    changed: DataSet | BoxSet = replace(
+        whole,
         train=_limited(data.train, limit, "train"),
         test=_limited(data.test, test_limit, "test"),
         mean=data.mean if mean is None else mean,
         std=data.std if std is None else std,
     )
+    return changed
 
 
-def _limited(data: ImageData, limit: int | None, part: str) -> ImageData:
+def _limited(data: ImageData | BoxData, limit: int | None, part: str) -> ImageData | BoxData:
     if limit is None or limit >= len(data):
         return data
     # A fixed seed: the same limit means the same samples in every experiment, whatever its own seed.

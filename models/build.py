@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from .classifiers import Shape, cnn, mlp, resnet
+from .detector import Predictions, detector
 from .errors import ModelError, did_you_mean
 from .parts import parts
 
 GROUP = "fedbox.models"
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "mlp": mlp, "resnet": resnet}
+MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "detector": detector, "mlp": mlp, "resnet": resnet}
 
 
 def build_model(name: str, *, shape: Shape, classes: int, seed: int, options: Mapping[str, object] = {}) -> nn.Module:
@@ -65,7 +66,10 @@ def find_model(name: str) -> Callable[..., Any]:
 
 
 def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
-    """Raise ModelError unless `model` turns float32 [2, *shape] into finite logits [2, classes]."""
+    """Raise ModelError unless `model` turns float32 [2, *shape] into finite logits [2, classes].
+
+    A detector turns them into Predictions of so many classes instead.
+    """
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} returned {type(model).__name__}; wanted a torch.nn.Module.")
     wanted = f"wanted float32 logits of shape [2, {classes}] for images of shape {[2, *shape]}"
@@ -75,6 +79,13 @@ def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
     if not any(True for _ in model.parameters()):
         raise ModelError(f"model {name!r} returned a {type(model).__name__} without parameters; {wanted}.")
     out = _forward(name, model, shape, wanted)
+    if isinstance(out, Predictions):
+        if out.classes.shape[0] != 2 or out.classes.shape[2] != classes:
+            raise ModelError(
+                f"model {name!r}: its Predictions are for {out.classes.shape[2]} classes; wanted {classes}."
+            )
+        parts(model)
+        return
     if not isinstance(out, torch.Tensor):
         raise ModelError(f"model {name!r}: its forward returned {type(out).__name__}; {wanted}.")
     if tuple(out.shape) != (2, classes) or out.dtype != torch.float32:

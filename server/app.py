@@ -6,6 +6,7 @@ that is there already goes on).
 
 from pathlib import Path
 
+import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -23,6 +24,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation over the Grid. Raises RunFailedError when a round cannot be completed."""
+    torch.set_num_threads(1)  # as everywhere: how a sum is split over threads changes its last bits
     config_json, folder = read_run_config(context.run_config)
     config = Config.model_validate_json(config_json)
     path = Path(folder) if folder else default_folder(config, resume=False)

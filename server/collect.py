@@ -56,6 +56,12 @@ class Collected:
             return None
         return math.fsum(row[metric] * share for row, share in zip(rows, weights, strict=True)) / total
 
+    def means(self) -> dict[str, float]:
+        """Give the mean of every metric that clients gave, weighted by their examples."""
+        names = sorted({name for row in self.clients.values() for name in row} - {"examples"})
+        means = {name: self.mean(name) for name in names}
+        return {name: value for name, value in means.items() if value is not None}
+
     def failure_rows(self) -> list[dict[str, str]]:
         """Give the failures as plain mappings."""
         return [asdict(failure) for failure in self.failures]

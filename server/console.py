@@ -81,6 +81,9 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
     colour = "green" if summary["status"] in ("completed", "stopped") else "red"
     table.add_row("status", f"[{colour}]{summary['status']}[/] after {summary['rounds']} rounds")
     for name, value in summary["metrics"].items():
+        if not isinstance(value, float):
+            table.add_row(name, "  ".join(f"{key} {part:.3f}" for key, part in value.items()))
+            continue
         best = summary["best"].get(name)
         tail = f"   best {best['value']:.4f} in round {best['round']}" if best else ""
         table.add_row(name, f"{value:.4f}{tail}")

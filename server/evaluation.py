@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from .collect import Collected
-from .stats import worst_decile
+from .stats import SCORES, worst_decile
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
@@ -21,21 +21,24 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
 def client_metrics(evaluated: Collected, personal: bool) -> dict[str, float]:
     """Give the metrics of a client evaluation.
 
-    `client_accuracy`, `client_accuracy_std`, `client_accuracy_worst_decile` and `client_loss` are over the clients
-    that have a test set, each client counting once. Personal models are also measured on the server's test set:
-    the means over clients are `accuracy` and `loss`.
+    For the task's score, `accuracy` or `map50`: `client_accuracy`, `client_accuracy_std` and
+    `client_accuracy_worst_decile` over the clients that have a test set, each client counting once; and their mean
+    `client_loss`. Personal models are also measured on the server's test set: the mean over clients of each of these
+    metrics has the name that a global model's would have (`accuracy`, `loss`, `map50`, `map50_by_domain.NAME`).
     """
     metrics: dict[str, float] = {}
-    accuracies = [row["accuracy"] for row in evaluated.clients.values() if "accuracy" in row]
-    if accuracies:
-        names = ("client_accuracy", "client_accuracy_std", "client_accuracy_worst_decile")
-        metrics |= dict(zip(names, spread(accuracies), strict=True))
+    for score in SCORES:
+        values = [row[score] for row in evaluated.clients.values() if score in row]
+        if values:
+            names = (f"client_{score}", f"client_{score}_std", f"client_{score}_worst_decile")
+            metrics |= dict(zip(names, spread(values), strict=True))
     loss = evaluated.mean("loss", weight=None)
     if loss is not None:
         metrics["client_loss"] = loss
     if personal:
-        for name in ("accuracy", "loss"):
-            value = evaluated.mean(f"shared_{name}", weight=None)
-            if value is not None:
-                metrics[name] = value
+        shared = {name for row in evaluated.clients.values() for name in row if name.startswith("shared_")}
+        for name in sorted(shared):
+            mean = evaluated.mean(name, weight=None)
+            if mean is not None:
+                metrics[name.removeprefix("shared_")] = mean
     return metrics

@@ -11,7 +11,7 @@ from typing import Any
 from .charts import Series
 from .records import lower_is_better
 from .runs import RoundRecord, RunRecord, as_dict, as_number
-from .stats import ABSENT, finite, mean_std, natural, printable, worst_decile
+from .stats import ABSENT, SCORES, finite, mean_std, natural, printable, worst_decile
 
 NAMING = ("seed", "name")
 FREE = (*NAMING, "engine")  # may differ between the runs of a group: the engine never changes a result
@@ -115,11 +115,11 @@ def _common_name(group: Sequence[RunRecord]) -> str:
 
 
 def main_metric(runs: Sequence[RunRecord]) -> str:
-    """Give the metric the page opens on: accuracy, else one whose best value a run kept, else any."""
+    """Give the metric the page opens on: the task's score, else one whose best value a run kept, else any."""
     seen = [metric for run in runs for record in run.rounds for metric in record.metrics]
     seen += [metric for run in runs for metric in as_dict(run.summary.get("metrics"))]
     kept = [metric for run in runs for metric in as_dict(run.summary.get("best"))]
-    return next((m for m in ("accuracy", *kept, *seen) if m in seen), "accuracy")
+    return next((m for m in (*SCORES, *kept, *seen) if m in seen), "accuracy")
 
 
 def figures(run: RunRecord, metric: str) -> dict[str, float]:

@@ -108,9 +108,7 @@ class Coordinator:
             self._seed("refine", round_)
             refined = self.half.refine(self._site(round_))
         metrics: dict[str, float] = dict(refined)
-        loss = trained.mean("train_loss")
-        if loss is not None:
-            metrics["train_loss"] = loss
+        metrics |= trained.means()
         evaluated = Collected()
         if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds:
             with self._timed("evaluate"):

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from ..strategies.exact import Arrays
 from .folder import RunFolder
 from .loop import Coordinator, peak_rss_mb
-from .records import Record, digest, read_rounds, versions
+from .records import Record, digest, nested, read_rounds, versions
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Result:
     summary: dict[str, Any]
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """The last value of every metric."""
+    def metrics(self) -> dict[str, Any]:
+        """The last value of every metric; those by domain or class are mappings."""
         return dict(self.summary["metrics"])
 
     @property
@@ -34,7 +34,7 @@ class Result:
         return dict(load_file(self.folder / "model.safetensors"))
 
     def __repr__(self) -> str:
-        metrics = ", ".join(f"{name}={value:.4f}" for name, value in self.metrics.items())
+        metrics = ", ".join(f"{k}={v:.4f}" for k, v in self.metrics.items() if isinstance(v, float))
         return f"Result({self.summary['strategy']}, {self.summary['status']}, {metrics}, folder={str(self.folder)!r})"
 
 
@@ -63,8 +63,8 @@ def finish(
         "rounds": records.rounds,
         "clients": len(coordinator.roster),
         "status": status,
-        "metrics": records.metrics,
-        "best": records.best,
+        "metrics": nested(records.metrics),
+        "best": nested(records.best),
         "bytes_up": records.totals["bytes_up"],
         "bytes_down": records.totals["bytes_down"],
         "failures": records.totals["failures"],

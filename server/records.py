@@ -117,6 +117,18 @@ def digest(arrays: Mapping[str, NDArray[Any]]) -> str:
     return total.hexdigest()
 
 
+def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Give metrics such as `map50_by_domain.rainy` as mappings in a mapping."""
+    found: dict[str, Any] = {}
+    for name, value in metrics.items():
+        head, dot, tail = name.partition(".")
+        if dot:
+            found.setdefault(head, {})[tail] = value
+        else:
+            found[head] = value
+    return found
+
+
 def versions() -> dict[str, str]:
     """Give the versions that a result depends on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}

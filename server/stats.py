@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 
 ABSENT = "\u2013"
+SCORES = ("accuracy", "map50")
+"""The score of each task: classes, boxes."""
 
 
 def finite(values: Sequence[float]) -> list[float]:

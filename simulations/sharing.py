@@ -3,17 +3,24 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..configs import Config
 from ..data.arrays import DataSet, ImageData
+from ..data.boxes_data import BoxData, BoxSet
 from ..data.partition import Partition
 from ..strategies.federation import Federation
 from .shared import Block, Layout, get, put
 
+_FIELDS = {"images": ("images", "labels"), "boxes": ("images", "boxes", "box_labels", "offsets")}
+
 
 @dataclass(frozen=True)
 class Shared:
-    """What a worker needs, besides the block, to see the federation."""
+    """What a worker needs, besides the block, to see the federation; `kind` is images or boxes."""
 
+    kind: str
     layout: Layout
     name: str
     classes: tuple[str, ...]
@@ -24,24 +31,35 @@ class Shared:
 def share(federation: Federation, block: Block) -> Shared:
     """Copy the federation's arrays into a block."""
     data = federation.dataset
+    kind = "boxes" if isinstance(data, BoxSet) else "images"
     arrays: dict[str, Any] = {
-        "train.images": data.train.images,
-        "train.labels": data.train.labels,
-        "test.images": data.test.images,
-        "test.labels": data.test.labels,
         "server": federation.server,
         "validation": federation.validation,
         "offsets": federation.clients.offsets,
         "flat": federation.clients.flat,
     }
-    return Shared(put(arrays, block), data.name, data.classes, data.mean, data.std)
+    for split, part in (("train", data.train), ("test", data.test)):
+        arrays |= {f"{split}.{name}": getattr(part, name) for name in _FIELDS[kind]}
+        # Texts may be objects, which cannot be shared; as arrays of characters they can.
+        arrays |= {f"{split}.attribute.{name}": _plain(values) for name, values in part.attributes.items()}
+    return Shared(kind, put(arrays, block), data.name, data.classes, data.mean, data.std)
+
+
+def _plain(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(str) if values.dtype.hasobject else values
 
 
 def attach(block: Block, shared: Shared, config: Config) -> Federation:
     """Give the federation whose arrays lie in the block."""
     arrays: dict[str, Any] = get(block, shared.layout)
-    train = ImageData(arrays["train.images"], arrays["train.labels"])
-    test = ImageData(arrays["test.images"], arrays["test.labels"])
-    dataset = DataSet(shared.name, train, test, shared.classes, shared.mean, shared.std)
+    parts = []
+    for split in ("train", "test"):
+        prefix = f"{split}.attribute."
+        attributes = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+        fields = {name: arrays[f"{split}.{name}"] for name in _FIELDS[shared.kind]}
+        make = BoxData if shared.kind == "boxes" else ImageData
+        parts.append(make(**fields, attributes=attributes))
+    kind: Any = BoxSet if shared.kind == "boxes" else DataSet
+    dataset = kind(shared.name, *parts, shared.classes, shared.mean, shared.std)
     clients = Partition(arrays["offsets"], arrays["flat"], None)
-    return Federation(config, dataset, arrays["server"], arrays["validation"], clients)
+    return Federation(config, dataset, np.asarray(arrays["server"]), np.asarray(arrays["validation"]), clients)

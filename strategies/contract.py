@@ -12,14 +12,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from torch.nn import functional
 
 from .exact import Arrays, ExactSum
-from .samples import Batch, Samples
+from .samples import Batch, Metrics, Samples
 from .site import Site
 
 Scalar = int | float | str | bool
-Metrics = dict[str, float]
 
 
 class Settings(BaseModel):
@@ -77,8 +75,8 @@ class ClientHalf(Generic[S]):
         return Update(site.weights(), fit.examples, fit.metrics)
 
     def loss(self, site: Site, batch: Batch) -> torch.Tensor:
-        """Give the loss of a batch, a scalar tensor; here: cross-entropy."""
-        return functional.cross_entropy(site.model(batch.x), batch.y)
+        """Give the loss of a batch, a scalar tensor; here: that of the data's task (cross-entropy for classes)."""
+        return site.labelled.loss(site.model, batch)
 
     def evaluate(self, site: Site, samples: Samples) -> Metrics:
         """Measure the model on the samples: `accuracy` in [0, 1], mean `loss`."""

@@ -115,7 +115,8 @@ class ExactSum:
         for name, total in self.total().items():
             mean = total / self.weight
             kind = self._dtypes[name]
-            means[name] = (np.rint(mean) if kind.kind in "iub" else mean).astype(kind)
+            # asarray: NumPy makes a scalar of an array without axes as soon as one computes with it.
+            means[name] = np.asarray(np.rint(mean) if kind.kind in "iub" else mean).astype(kind)
         return means
 
 

@@ -1,19 +1,21 @@
 """Who holds what: the data set of a configuration, dealt to the server and the clients."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..configs import Config
-from ..data.arrays import DataSet
+from ..data.arrays import DataError, DataSet
+from ..data.boxes_data import BoxData, BoxSet
 from ..data.describe import ClientTable, client_table
 from ..data.partition import Partition, partition
 from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
 from ..models import FlatModel, build_model
+from .box_samples import BoxSamples
 from .samples import Samples
 from .seeds import derive
 
@@ -28,7 +30,7 @@ class Federation:
     """
 
     config: Config
-    dataset: DataSet
+    dataset: DataSet | BoxSet
     server: Index
     validation: Index
     clients: Partition
@@ -41,12 +43,7 @@ class Federation:
         labels = dataset.train.labels
         everything = np.arange(len(labels), dtype=np.int64)
         validation, rest = holdout(labels, data.validation_share, derive(config.seed, "validation"))
-        held, kept = server_share(
-            labels[rest],
-            share=None if data.server.count is not None else data.server.share,
-            count=data.server.count,
-            seed=derive(config.seed, "server"),
-        )
+        held, kept = _server_part(config, dataset, rest)
         rest_of_all = everything[rest][kept]
         parts = partition(
             labels[rest_of_all],
@@ -93,13 +90,13 @@ class Federation:
 
     def samples(self, index: Index, device: torch.device, labelled: bool = True) -> Samples:
         """Give training samples as tensors."""
-        return self._samples(self.dataset.train.images[index], self.dataset.train.labels[index], device, labelled)
+        return self._samples("train", index, device, labelled)
 
     def server_samples(self, device: torch.device) -> Samples:
         """Give the samples on which the server evaluates: the test split, or the held-out share of train."""
         if self.config.evaluate.split == "validation":
             return self.samples(self.validation, device)
-        return self._samples(self.dataset.test.images, self.dataset.test.labels, device, True)
+        return self._samples("test", np.arange(len(self.dataset.test)), device, True)
 
     def pooled(self) -> Index:
         """Give every sample that clients train on, and the server's own, in ascending order.
@@ -112,9 +109,27 @@ class Federation:
             parts += [roles.labelled, roles.unlabelled]
         return np.sort(np.concatenate(parts))
 
-    def _samples(self, images: NDArray[Any], labels: NDArray[Any], device: torch.device, labelled: bool) -> Samples:
+    def _samples(self, split: Literal["train", "test"], index: Index, device: torch.device, labelled: bool) -> Samples:
+        """Give part of a split as tensors; images with boxes carry the name of their domain, where one is known."""
         data = self.dataset
-        return Samples(images, labels, mean=data.mean, std=data.std, device=device, labelled=labelled)
+        if isinstance(data, DataSet):
+            part = getattr(data, split)
+            images, labels = part.images[index], part.labels[index]
+            return Samples(images, labels, mean=data.mean, std=data.std, device=device, labelled=labelled)
+        boxes: BoxData = getattr(data, split).take(index)
+        key = self.config.data.partition.key
+        domains = (
+            [str(value) for value in boxes.attributes[key]] if key is not None and key in boxes.attributes else None
+        )
+        return BoxSamples(
+            boxes,
+            classes=data.classes,
+            mean=data.mean,
+            std=data.std,
+            device=device,
+            labelled=labelled,
+            domains=domains,
+        )
 
     def model(self, device: torch.device) -> FlatModel:
         """Build the configured model with its initial weights, resident on a device. Raises ModelError."""
@@ -127,3 +142,21 @@ class Federation:
             options=spec.options,
         )
         return FlatModel(module, device)
+
+
+def _server_part(config: Config, dataset: DataSet | BoxSet, rest: Index) -> tuple[Index, Index]:
+    """Divide `rest`, training samples, into what the server holds and what is left, as places in `rest`."""
+    held, key = config.data.server, config.data.partition.key
+    if held.value is None:
+        share = None if held.count is not None else held.share
+        return server_share(dataset.train.labels[rest], share, held.count, seed=derive(config.seed, "server"))
+    if key is None or key not in dataset.train.attributes:
+        known = ", ".join(dataset.train.attributes) or "none"
+        raise DataError(f"data.partition.key is {key!r}; the data set {dataset.name} has the attributes {known}")
+    values = dataset.train.attributes[key][rest].astype(str)
+    mine = values == held.value
+    if not mine.any():
+        raise DataError(
+            f"no sample has {key} {held.value!r} (data.server.value); there are {', '.join(np.unique(values))}"
+        )
+    return np.flatnonzero(mine), np.flatnonzero(~mine)

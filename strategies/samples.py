@@ -1,31 +1,41 @@
-"""Samples as a strategy sees them: tensors made from a client's part of the data set."""
+"""Samples as a strategy sees them: a participant's part of the data set as tensors, and what is learnt from it.
 
-from collections.abc import Sequence
+Samples know their task: `loss` is what a model is trained on and `evaluate` how it is measured. Those of this file are
+images with one class each; `box_samples.py` has images with boxes.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 # Up to this many values a whole part is turned into floats once; larger ones are turned batch by batch.
 _CACHED_VALUES = 8_000_000
 
+Metrics = dict[str, float]
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples: `x` float [b, c, h, w], normalised, after the view; `y` and `index` in `Samples`, int64 [b]."""
+    """Some samples: `x` float [b, c, h, w], normalised, after the view; `index` int64 [b], their places in `Samples`.
+
+    `y` holds the labels: int64 [b] for images with a class; a list of b pairs (boxes [k, 4], labels [k]) for boxes.
+    """
 
     x: Tensor
-    y: Tensor
+    y: Any
     index: Tensor
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self.index)
 
 
 class Samples:
-    """A part of the data set on one device.
+    """Images with one class each, on one device.
 
     `y` holds the labels, int64 [n]; -1 throughout for unlabelled samples, whose true labels stand in `truth` for
     diagnostics only: a method that trained on `truth` would not be semi-supervised.
@@ -50,7 +60,7 @@ class Samples:
         self._x: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.y)
+        return len(self._bytes)
 
     def images(self, index: Tensor) -> Tensor:
         """Give images in [0, 1], float32 [b, c, h, w]: what views work on."""
@@ -71,3 +81,29 @@ class Samples:
     def batch(self, index: Tensor) -> Batch:
         """Give the samples at `index` (int64 [b]) without a view."""
         return Batch(self.x(index), self.y[index], index)
+
+    def viewed(self, index: Tensor, view: Callable[..., Any], generator: torch.Generator) -> Batch:
+        """Give the samples at `index` through a view, `Views.weak` or `Views.strong`."""
+        return Batch(self.normalize(view(self.images(index), generator)), self.y[index], index)
+
+    @staticmethod
+    def views(flip: bool, strength: float) -> Any:
+        """Give the weak and strong views that fit these samples."""
+        from ..data.views import Views
+
+        return Views(flip=flip, strength=strength)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the supervised loss of a batch, a scalar; here: cross-entropy."""
+        return functional.cross_entropy(model(batch.x), batch.y)
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch_size: int) -> Metrics:
+        """Give `accuracy` in [0, 1] and mean cross-entropy `loss`; the model is in eval mode."""
+        device = self.truth.device
+        right, total = torch.zeros((), dtype=torch.int64, device=device), 0.0
+        for index in torch.split(torch.arange(len(self), device=device), batch_size):
+            scores, y = model(self.x(index)), self.truth[index]
+            right += (scores.argmax(1) == y).sum()
+            total += float(functional.cross_entropy(scores, y, reduction="sum"))
+        return {"accuracy": float(right) / len(self), "loss": total / len(self)}

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ..configs import TrainConfig
 from ..models import BufferPolicy, FlatModel, shared_names
 from .exact import Arrays
 from .optim import make_optimizer
-from .samples import Batch, Samples
+from .samples import Batch, Metrics, Samples
 from .seeds import derive, generator
 
 Loss = Callable[[Batch], Tensor]
@@ -65,6 +64,7 @@ class Site:
     values: Mapping[str, Any] = field(default_factory=dict)
     received: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     state: Arrays = field(default_factory=dict)
+    build: Callable[[], FlatModel] | None = None
 
     def __post_init__(self) -> None:
         self.generator = generator(self.seed, "site", self.round, self.phase, self.name)
@@ -137,36 +137,40 @@ class Site:
         epochs: int | None = None,
         steps: int | None = None,
         adjust: Callable[[], None] | None = None,
+        after_step: Callable[[], None] | None = None,
+        freeze_statistics: bool = False,
     ) -> Fit:
         """Train the model on `samples` (default: the labelled ones) and return what was done.
 
-        `loss` maps a batch to a scalar (default: cross-entropy); `parts` are the only parts that change; `epochs` and
-        `steps` default to the configuration's. `adjust` is called after each backward pass and may change
-        `flat.flat_grad`. No samples: nothing happens, 0 examples.
+        `loss` maps a batch to a scalar (default: that of the samples' task); `parts` are the only parts that change;
+        `epochs` and `steps` default to the configuration's. `adjust` is called after each backward pass and may change
+        `flat.flat_grad`; `after_step` after each step of the optimiser. `freeze_statistics` leaves the running
+        statistics of normalisation layers as they are, and uses them. No samples: nothing happens, 0 examples.
         """
         samples = self.labelled if samples is None else samples
         if len(samples) == 0:
             return Fit(0, 0, {})
-        loss = self._cross_entropy if loss is None else loss
+        measure = loss or (lambda batch: samples.loss(self.model, batch))
         leaves = self.flat.trainable(parts)
         optimizer = make_optimizer(self.train_config, leaves, self.lr)
         self.model.train()
+        if freeze_statistics:
+            _freeze_statistics(self.model)
         total, seen, done = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         for batch in self.batches(samples, epochs=epochs, steps=steps):
             self.flat.zero_grad()
-            value = loss(batch)
+            value = measure(batch)
             value.backward()  # type: ignore[no-untyped-call]
             if adjust is not None:
                 adjust()
             if self.train_config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(leaves, self.train_config.clip_norm)
             optimizer.step()
+            if after_step is not None:
+                after_step()
             total += value.detach().double() * len(batch)
             seen, done = seen + len(batch), done + 1
         return Fit(len(samples), done, {"train_loss": float(total) / seen})
-
-    def _cross_entropy(self, batch: Batch) -> Tensor:
-        return functional.cross_entropy(self.model(batch.x), batch.y)
 
     def batches(self, samples: Samples, *, epochs: int | None = None, steps: int | None = None) -> Iterator[Batch]:
         """Give shuffled batches, with the configured view, for so many epochs or exactly so many steps."""
@@ -185,31 +189,35 @@ class Site:
     def _viewed(self, samples: Samples, index: Tensor) -> Batch:
         if self.train_config.view == "none":
             return samples.batch(index)
-        view = self.views.weak if self.train_config.view == "weak" else self.views.strong
-        return Batch(samples.normalize(view(samples.images(index), self.generator)), samples.y[index], index)
+        views = self.views(samples)
+        return samples.viewed(index, getattr(views, self.train_config.view), self.generator)
 
-    @property
-    def views(self) -> Any:
-        """The views `weak(images, generator)` and `strong(images, generator)`, on images in [0, 1]."""
+    def views(self, samples: Samples) -> Any:
+        """Give the configured views that fit the samples: `weak` and `strong`, on images in [0, 1]."""
         if self._views is None:
-            from ..data.views import Views
-
-            self._views = Views(flip=self.train_config.flip, strength=self.train_config.view_strength)
+            self._views = samples.views(self.train_config.flip, self.train_config.view_strength)
         return self._views
 
-    @torch.no_grad()
-    def evaluate(self, samples: Samples) -> dict[str, float]:
-        """Give `accuracy` in [0, 1] and mean cross-entropy `loss` in eval mode; nothing without samples."""
+    def evaluate(self, samples: Samples) -> Metrics:
+        """Measure the model on the samples in eval mode; nothing without samples."""
         if len(samples) == 0:
             return {}
         self.model.eval()
-        right, total = torch.zeros((), dtype=torch.int64, device=self.device), 0.0
-        for index in torch.split(torch.arange(len(samples), device=self.device), self.batch_size):
-            scores, y = self.model(samples.x(index)), samples.truth[index]
-            right += (scores.argmax(1) == y).sum()
-            total += float(functional.cross_entropy(scores, y, reduction="sum"))
-        return {"accuracy": float(right) / len(samples), "loss": total / len(samples)}
+        return samples.evaluate(self.model, self.batch_size)
+
+    @cached_property
+    def spare(self) -> FlatModel:
+        """A second model of the same kind, for a teacher; it holds what its last user left in it."""
+        if self.build is None:
+            raise NotAvailableError(f"{self.name} was made without a way to build a second model")
+        return self.build()
 
     def derive(self, *parts: object) -> int:
         """Give a seed for a purpose of this participant in this round."""
         return derive(self.seed, self.round, self.name, *parts)
+
+
+def _freeze_statistics(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()

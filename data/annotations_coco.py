@@ -1,0 +1,178 @@
+"""COCO json: lists of images, annotations and categories; and SODA10M, which comes in that form.
+
+A category may have any id; classes are numbered in the order of the train file's ids. Boxes of crowds
+(iscrowd: 1) are left out. Single values of an image record beyond COCO's own (town, weather) are attributes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .annotations import (
+    MEAN,
+    STD,
+    BadBoxes,
+    BoxSize,
+    Framing,
+    Limit,
+    Mark,
+    MinSide,
+    Picture,
+    TestLimit,
+    chosen_classes,
+    inside,
+    needed,
+    numbers,
+    plain,
+    records,
+)
+from .arrays import DataError
+from .boxes_data import BoxSet
+from .trees import Tree
+
+_OWN_KEYS = ("id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured")
+_SODA_PLACES = ("", "labeled/", "SSLAD-2D/labeled/", "labeled_trainval/SSLAD-2D/labeled/")
+
+
+class _Part(NamedTuple):
+    """A COCO file: where its records are, its categories by id, its images, their annotations by image id."""
+
+    where: str
+    categories: dict[int, str]
+    images: list[tuple[str, dict[str, Any]]]
+    annotations: dict[int, list[tuple[str, dict[str, Any]]]]
+
+
+def read_coco(
+    root: str | Path | None,
+    *,
+    train: str = "annotations/train.json",
+    test: str | None = "annotations/test.json",
+    images: str = "images",
+    test_images: str | None = None,
+    size: BoxSize = 256,
+    classes: tuple[str, ...] | None = None,
+    min_side: MinSide = 0.0,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    bad_boxes: BadBoxes = "error",
+) -> BoxSet:
+    """Read COCO annotation files and their pictures from a folder, a zip archive or a folder with just one.
+
+    train, test: the annotation files; test may be None. images, test_images: the folders of their pictures
+    (test_images is `images` if not given); file names count from there, or else from the root.
+    size: side or [height, width] in pixels, multiples of 32. classes: those to keep, in this order.
+    min_side: boxes with a shorter side, in pixels of the new size, are left out. limit, test_limit: read so
+    many pictures, the first of a fixed shuffle. bad_boxes: "error", or "drop" to leave them out.
+
+    Raises DataError that names the file and the record or line for whatever does not fit.
+    """
+    tree = Tree("coco", root, "annotations/*.json and images/ (COCO), or a zip archive of them", (train, images))
+    parts = [_read(tree, path) for path in (train, test) if path is not None]
+    names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+    folders = (images, images if test_images is None else test_images)
+    pictures = [_pictures(tree, part, place, names) for part, place in zip(parts, folders, strict=False)]
+    framing = Framing(size, min_side, bad_boxes)
+    data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
+    return BoxSet("coco", *data, names, MEAN, STD)
+
+
+def read_soda10m(
+    root: str | Path | None,
+    *,
+    unlabelled: str | None = None,
+    size: BoxSize = (256, 448),
+    classes: tuple[str, ...] | None = None,
+    min_side: MinSide = 0.0,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    bad_boxes: BadBoxes = "error",
+) -> BoxSet:
+    """Read SODA10M: labeled/annotations/instance_{train,val}.json with the pictures in labeled/{train,val}.
+
+    root: the folder `labeled`, or one above it. Attributes are city, location, period and weather, and
+    "labels": yes or no. unlabelled: a folder of pictures without annotations, from the root, whose pictures
+    join the train part (their city is known by the file name only, so it is left unknown).
+    The other options are those of `read_coco`; the validation file is the test part.
+    """
+    paths = [f"{place}annotations/instance_train.json" for place in _SODA_PLACES]
+    tree = Tree("soda10m", root, "labeled/ with annotations/, train/ and val/ (SODA10M)", ("annotations", "labeled"))
+    found = tree.first(paths, "the annotations of SODA10M")
+    base = found.removesuffix("annotations/instance_train.json")
+    parts = [_read(tree, f"{base}annotations/instance_{part}.json") for part in ("train", "val")]
+    names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+    train, test = (
+        _pictures(tree, part, f"{base}{place}", names, {"labels": "yes"})
+        for part, place in zip(parts, ("train", "val"), strict=True)
+    )
+    if unlabelled is not None:
+        bare = tree.below(unlabelled)
+        if not bare:
+            raise DataError(f"{tree.full(unlabelled)} holds no pictures")
+        train += [Picture(path, tree.full(unlabelled), attributes={"labels": "no"}) for path in bare]
+    data = Framing(size, min_side, bad_boxes).parts(tree, train, test, (limit, test_limit))
+    return BoxSet("soda10m", *data, names, MEAN, STD)
+
+
+def _class_names(part: _Part) -> list[str]:
+    return [name for _, name in sorted(part.categories.items())]
+
+
+def _read(tree: Tree, path: str) -> _Part:
+    if not tree.has(path):
+        raise DataError(f"{tree.full(path)} does not exist; annotation files are {', '.join(_known(tree)) or 'none'}")
+    where, content = tree.full(path), tree.json(path)
+    if not isinstance(content, dict):
+        raise DataError(f"{where} must hold an object with images, annotations and categories (COCO)")
+    categories: dict[int, str] = {}
+    for place, record in records(needed(content, "categories", where), "categories", where):
+        name = str(needed(record, "name", place))
+        if name in categories.values() or needed(record, "id", place) in categories:
+            raise DataError(f"{place}: category {name!r} (id {record['id']}) is there twice")
+        categories[record["id"]] = name
+    images = list(records(needed(content, "images", where), "images", where))
+    annotations: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    for place, record in images:
+        if needed(record, "id", place) in annotations:
+            raise DataError(f"{place}: image id {record['id']} is there twice")
+        annotations[record["id"]] = []
+    for place, record in records(needed(content, "annotations", where), "annotations", where):
+        image, category = needed(record, "image_id", place), needed(record, "category_id", place)
+        if image not in annotations:
+            raise DataError(f"{place} belongs to image_id {image}, which no image record has")
+        if category not in categories:
+            raise DataError(f"{place} has the unknown category_id {category}; known are {sorted(categories)}")
+        annotations[image].append((place, record))
+    return _Part(where, categories, images, annotations)
+
+
+def _known(tree: Tree) -> list[str]:
+    return tree.below("annotations", (".json",)) or tree.below("", (".json",))
+
+
+def _pictures(
+    tree: Tree, part: _Part, folder: str, names: Sequence[str], more: dict[str, str] | None = None
+) -> list[Picture]:
+    number = {name: index for index, name in enumerate(names)}
+    kept = {key: number[name] for key, name in part.categories.items() if name in number}
+    pictures = []
+    for where, record in part.images:
+        file = inside(str(needed(record, "file_name", where)), where)
+        path = f"{folder}/{file}" if folder not in ("", ".") else file
+        marks = [
+            _mark(place, annotation, kept[annotation["category_id"]])
+            for place, annotation in part.annotations[record["id"]]
+            if annotation["category_id"] in kept and not annotation.get("iscrowd")
+        ]
+        attributes = {**plain(record, _OWN_KEYS), **(more or {})}
+        size = None
+        if {"width", "height"} <= record.keys():
+            width, height = numbers([record["width"], record["height"]], 2, f"{where}: width, height")
+            size = int(width), int(height)
+        pictures.append(Picture(path if tree.has(path) or not tree.has(file) else file, where, marks, attributes, size))
+    return pictures
+
+
+def _mark(where: str, annotation: dict[str, Any], label: int) -> Mark:
+    x, y, width, height = numbers(needed(annotation, "bbox", where), 4, f"{where}: bbox")
+    return Mark((x, y, x + width, y + height), label, f"{where} (id {annotation.get('id')})")

@@ -1,0 +1,178 @@
+"""Driving scenes as they are published: BDD100K's detection json and Cityscapes' polygons."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from .annotations import (
+    MEAN,
+    STD,
+    BadBoxes,
+    BoxSize,
+    Framing,
+    Limit,
+    Mark,
+    MinSide,
+    Picture,
+    TestLimit,
+    chosen_classes,
+    inside,
+    needed,
+    numbers,
+    plain,
+    records,
+)
+from .arrays import DataError
+from .boxes_data import BoxSet
+from .trees import Tree
+
+FEDSTO_CLASSES = ("person", "car", "bus", "truck", "traffic sign")
+_BDD_CLASSES = (
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+    "traffic light",
+    "traffic sign",
+    "other vehicle",
+    "other person",
+    "trailer",
+)
+# The release of 2018 and that of 2020 differ in these; the left ones are read as the right ones.
+_BDD_SYNONYMS = {"pedestrian": "person", "motor": "motorcycle", "bike": "bicycle"}
+_BDD_WEATHERS = {"partly cloudy": "cloudy"}
+_BDD_PLACES = ("", "bdd100k/")
+_BDD_FILES = ("labels/det_20/det_{}.json", "labels/bdd100k_labels_images_{}.json")
+
+CITYSCAPES_CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+
+
+def read_bdd100k(
+    root: str | Path | None,
+    *,
+    weathers: tuple[str, ...] | None = None,
+    classes: tuple[str, ...] | None = FEDSTO_CLASSES,
+    size: BoxSize = (192, 320),
+    min_side: MinSide = 0.0,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    bad_boxes: BadBoxes = "error",
+) -> BoxSet:
+    """Read BDD100K: images/100k/{train,val} and labels/det_20/det_{train,val}.json, or the files of 2018.
+
+    root: the folder that holds images/ and labels/, one above it, or a zip archive. weathers: keep only
+    pictures of these (cloudy, which BDD100K calls partly cloudy, clear, overcast, rainy, snowy, foggy,
+    undefined). classes: those to keep, None for all; the names are those of 2020 but person for pedestrian.
+    Attributes are weather, scene and timeofday. The validation part is the test part. Labels without box2d
+    (lanes, drivable areas) are left out. The other options are those of `read_coco`.
+
+    Raises DataError that names the file and the record for whatever does not fit.
+    """
+    tree = Tree("bdd100k", root, "images/100k and labels (BDD100K)", ("images", "labels", "bdd100k"))
+    names = chosen_classes(_BDD_CLASSES, classes, "BDD100K")
+    parts = []
+    for part in ("train", "val"):
+        places = {f"{place}{file.format(part)}": place for place in _BDD_PLACES for file in _BDD_FILES}
+        path = tree.first(list(places), f"BDD100K's labels of {part}")
+        parts.append(_bdd_pictures(tree, path, f"{places[path]}images/100k/{part}", names, weathers))
+    data = Framing(size, min_side, bad_boxes).parts(tree, parts[0], parts[1], (limit, test_limit))
+    return BoxSet("bdd100k", *data, names, MEAN, STD)
+
+
+def _bdd_pictures(
+    tree: Tree, path: str, images: str, names: Sequence[str], weathers: Sequence[str] | None
+) -> list[Picture]:
+    number = {name: index for index, name in enumerate(names)}
+    pictures, seen = [], set()
+    for where, record in records(tree.json(path), "frames", tree.full(path)):
+        attributes = plain(record.get("attributes") or {})
+        if "weather" in attributes:
+            attributes["weather"] = _BDD_WEATHERS.get(attributes["weather"], attributes["weather"])
+        seen.add(attributes.get("weather", ""))
+        if weathers is not None and attributes.get("weather") not in weathers:
+            continue
+        file = inside(str(needed(record, "name", where)), where)
+        marks = _bdd_marks(record, number, where)
+        pictures.append(Picture(f"{images}/{file}", where, marks, attributes))
+    unknown = sorted(set(weathers or ()) - seen)
+    if unknown:
+        raise DataError(f"{tree.full(path)} has no picture with weather {', '.join(unknown)}; it has {sorted(seen)}")
+    return pictures
+
+
+def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> list[Mark]:
+    marks = []
+    for place, label in records(record.get("labels") or [], "labels", where):
+        if label.get("box2d") is None:
+            continue
+        given = str(needed(label, "category", place))
+        category = _BDD_SYNONYMS.get(given, given)
+        if category not in _BDD_CLASSES:
+            raise DataError(f"{place} has the unknown category {given!r}; known are {', '.join(_BDD_CLASSES)}")
+        if category in number:
+            box = label["box2d"]
+            values = [needed(box, key, f"{place}: box2d") for key in ("x1", "y1", "x2", "y2")]
+            x1, y1, x2, y2 = numbers(values, 4, f"{place}: box2d")
+            marks.append(Mark((x1, y1, x2, y2), number[category], f"{place} of {record['name']}"))
+    return marks
+
+
+def read_cityscapes(
+    root: str | Path | None,
+    *,
+    annotations: Literal["gtFine", "gtCoarse"] = "gtFine",
+    classes: tuple[str, ...] | None = None,
+    size: BoxSize = (256, 512),
+    min_side: MinSide = 0.0,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    bad_boxes: BadBoxes = "error",
+) -> BoxSet:
+    """Read Cityscapes: leftImg8bit/{train,val}/<city>/ and gtFine/{train,val}/<city>/*_polygons.json.
+
+    A box spans the vertices of an object's polygon; groups (labels like cargroup) and areas (road, sky) are
+    left out. classes: those to keep, None for the eight with instances. The attribute is city. The validation
+    part is the test part. The other options are those of `read_coco`.
+
+    Raises DataError that names the file and the object for whatever does not fit.
+    """
+    layout = f"leftImg8bit and {annotations} (Cityscapes)"
+    tree = Tree("cityscapes", root, layout, ("leftImg8bit", annotations))
+    names = chosen_classes(CITYSCAPES_CLASSES, classes, "Cityscapes")
+    train, test = (_city_pictures(tree, annotations, part, names) for part in ("train", "val"))
+    data = Framing(size, min_side, bad_boxes).parts(tree, train, test, (limit, test_limit))
+    return BoxSet("cityscapes", *data, names, MEAN, STD)
+
+
+def _city_pictures(tree: Tree, annotations: str, part: str, names: Sequence[str]) -> list[Picture]:
+    ending = f"_{annotations}_polygons.json"
+    files = tree.below(f"{annotations}/{part}", (ending.lower(),))
+    if not files:
+        raise DataError(f"{tree.full(annotations)}/{part} holds no <city>/*{ending}")
+    pictures = []
+    for file in files:
+        path = f"leftImg8bit{file.removeprefix(annotations).removesuffix(ending)}_leftImg8bit.png"
+        where, content = tree.full(file), tree.json(file)
+        if not isinstance(content, dict):
+            raise DataError(f"{where} must hold an object with imgWidth, imgHeight and objects (Cityscapes)")
+        width, height = numbers([needed(content, key, where) for key in ("imgWidth", "imgHeight")], 2, where)
+        marks = []
+        for place, record in records(needed(content, "objects", where), "objects", where):
+            label = str(needed(record, "label", place))
+            if label in names and not record.get("deleted"):
+                marks.append(Mark(_span(record, place), names.index(label), place))
+        pictures.append(Picture(path, where, marks, {"city": file.split("/")[-2]}, (int(width), int(height))))
+    return pictures
+
+
+def _span(record: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    polygon = needed(record, "polygon", where)
+    if not isinstance(polygon, list) or not polygon:
+        raise DataError(f"{where}: polygon must be a list of points, got {polygon!r}")
+    points = [numbers(point, 2, f"{where}: polygon") for point in polygon]
+    xs, ys = zip(*points, strict=True)
+    return min(xs), min(ys), max(xs), max(ys)

@@ -1,0 +1,159 @@
+"""Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/*.txt.
+
+VOC counts pixels from 1 and a box includes its last pixel, so x1 and y1 shrink by one. Single values of an
+annotation beyond VOC's own (weather, town) are attributes.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .annotations import (
+    MEAN,
+    STD,
+    BadBoxes,
+    BoxSize,
+    Framing,
+    Limit,
+    Mark,
+    MinSide,
+    Picture,
+    TestLimit,
+    chosen_classes,
+    inside,
+    numbers,
+)
+from .arrays import DataError
+from .boxes_data import BoxSet
+from .folder import SUFFIXES
+from .trees import Tree
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_OWN_TAGS = ("folder", "filename", "path", "source", "owner", "size", "segmented", "object")
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+class _Thing(NamedTuple):
+    """One object of an annotation, its corners counted from 0."""
+
+    name: str
+    corners: tuple[float, float, float, float]
+    difficult: bool
+    where: str
+
+
+class _Note(NamedTuple):
+    """One annotation file; `file` is the picture it names, `size` the (width, height) it claims."""
+
+    where: str
+    stem: str
+    file: str
+    size: tuple[int, int] | None
+    things: list[_Thing]
+    attributes: dict[str, str]
+
+
+def read_voc(
+    root: str | Path | None,
+    *,
+    train: str = "train",
+    test: str | None = "val",
+    difficult: bool = False,
+    size: BoxSize = 256,
+    classes: tuple[str, ...] | None = None,
+    min_side: MinSide = 0.0,
+    limit: Limit = None,
+    test_limit: TestLimit = None,
+    bad_boxes: BadBoxes = "error",
+) -> BoxSet:
+    """Read Pascal VOC from a folder, a zip archive or a folder with just one.
+
+    train, test: image sets, the names of files in ImageSets/Main; test may be None. difficult: keep the
+    objects marked so. classes: those to keep, in this order; by default all that train has, sorted.
+    The other options are those of `read_coco`.
+
+    Raises DataError that names the file and the line for whatever does not fit.
+    """
+    layout = "Annotations/, JPEGImages/ and ImageSets/Main/ (Pascal VOC)"
+    tree = Tree("voc", root, layout, ("Annotations", "ImageSets"))
+    parts = [_image_set(tree, part) for part in (train, test) if part is not None]
+    notes = [[_note(tree, name) for name in names] for names in parts]
+    known = sorted({thing.name for note in notes[0] for thing in note.things})
+    names = chosen_classes(known, classes, tree.full(f"ImageSets/Main/{train}.txt"))
+    pictures = [[_picture(tree, note, names, known, difficult) for note in part] for part in notes]
+    framing = Framing(size, min_side, bad_boxes)
+    data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
+    return BoxSet("voc", *data, names, MEAN, STD)
+
+
+def _image_set(tree: Tree, part: str) -> list[str]:
+    path = f"ImageSets/Main/{part}.txt"
+    if not tree.has(path):
+        sets = [Path(file).stem for file in tree.below("ImageSets/Main", (".txt",))]
+        raise DataError(f"{tree.full(path)} does not exist; image sets are {', '.join(sets) or 'none'}")
+    # A set for one class has a second column, 1 or -1; the first one is the name of the file.
+    return [line.split()[0] for line in tree.text(path).splitlines() if line.strip()]
+
+
+def _note(tree: Tree, stem: str) -> _Note:
+    from xml.etree import ElementTree
+
+    path = inside(f"Annotations/{stem}.xml", tree.full("ImageSets"))
+    where = tree.full(path)
+    if not tree.has(path):
+        raise DataError(f"{where} does not exist, although an image set names it")
+    text = tree.text(path)
+    try:
+        top = ElementTree.fromstring(text)
+    except ElementTree.ParseError as error:
+        raise DataError(f"{where}, line {error.position[0]}: no valid XML: {error}") from None
+    # The parser keeps no lines, so the text is searched for the opening of each object.
+    lines = [text.count("\n", 0, match.start()) + 1 for match in re.finditer(r"<object\b", text)]
+    objects = top.findall("object")
+    if len(lines) != len(objects):
+        lines = [0] * len(objects)
+    things = [_thing(element, f"{where}, line {line}") for element, line in zip(objects, lines, strict=True)]
+    extent = top.find("size")
+    size = None
+    if extent is not None:
+        size = int(_number(extent, "width", where)), int(_number(extent, "height", where))
+    # Some tools leave the size empty: 0 x 0 claims nothing.
+    claimed = size if size and min(size) > 0 else None
+    attributes = {
+        element.tag: element.text.strip()
+        for element in top
+        if element.tag not in _OWN_TAGS and len(element) == 0 and element.text and element.text.strip()
+    }
+    file = (top.findtext("filename") or "").strip()
+    return _Note(where, stem, file, claimed, things, attributes)
+
+
+def _thing(element: "Element", where: str) -> _Thing:
+    name = (element.findtext("name") or "").strip()
+    box = element.find("bndbox")
+    if not name or box is None:
+        raise DataError(f"{where}: an object needs a name and a bndbox")
+    x1, y1, x2, y2 = (_number(box, corner, where) for corner in _CORNERS)
+    difficult = (element.findtext("difficult") or "0").strip() == "1"
+    return _Thing(name, (x1 - 1, y1 - 1, x2, y2), difficult, where)
+
+
+def _number(element: "Element", tag: str, where: str) -> float:
+    return numbers([element.findtext(tag)], 1, f"{where}: {element.tag}/{tag}")[0]
+
+
+def _picture(tree: Tree, note: _Note, names: Sequence[str], known: Sequence[str], difficult: bool) -> Picture:
+    marks = []
+    for thing in note.things:
+        if thing.name not in known:
+            raise DataError(f"{thing.where}: unknown class {thing.name!r}; the train set has {', '.join(known)}")
+        if thing.name in names and (difficult or not thing.difficult):
+            marks.append(Mark(thing.corners, names.index(thing.name), thing.where))
+    candidates = [f"JPEGImages/{note.stem}{suffix}" for suffix in SUFFIXES]
+    if note.file:
+        candidates.append(inside(f"JPEGImages/{note.file}", note.where))
+    path = next((file for file in candidates if tree.has(file)), f"JPEGImages/{note.stem}.jpg")
+    return Picture(path, note.where, marks, note.attributes, note.size)

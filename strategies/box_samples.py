@@ -1,0 +1,86 @@
+"""Images with boxes as a strategy sees them: the detection task's loss and its measure, COCO's average precision."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..data.box_views import Targets
+from ..data.boxes_data import BoxData
+from ..data.coco_map import coco_metrics
+from ..models.detection_loss import supervised_loss
+from .samples import Batch, Metrics, Samples
+
+# A detection needs a score above this to be counted; low, since average precision ranks all of them.
+_CONFIDENCE = 0.01
+
+
+class BoxSamples(Samples):
+    """Images with any number of boxes each.
+
+    `targets` holds (boxes [k, 4] in pixels, labels int64 [k]) for each image; empty for unlabelled images, whose true
+    boxes stand in `truths` for diagnostics only. `domains` names the domain of each image where one is known.
+    """
+
+    def __init__(
+        self,
+        data: BoxData,
+        *,
+        classes: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        labelled: bool = True,
+        domains: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(data.images, data.labels, mean=mean, std=std, device=device, labelled=labelled)
+        self.classes, self.domains = tuple(classes), domains
+        self.truths: list[tuple[Tensor, Tensor]] = [_tensors(data, number, device) for number in range(len(data))]
+        nothing = (torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
+        self.targets = self.truths if labelled else [nothing] * len(data)
+
+    def batch(self, index: Tensor) -> Batch:
+        """Give the images at `index` with their boxes, without a view."""
+        return Batch(self.x(index), [self.targets[number] for number in index.tolist()], index)
+
+    def viewed(self, index: Tensor, view: Callable[..., Any], generator: torch.Generator) -> Batch:
+        """Give the images at `index` through a view that moves their boxes along (`BoxViews.weak` or `.strong`)."""
+        targets = Targets.of([self.targets[number] for number in index.tolist()])
+        seen = view(self.images(index), targets, generator)
+        parts = [seen.targets.image(number) for number in range(len(index))]
+        return Batch(self.normalize(seen.images), [(part.boxes, part.labels) for part in parts], index)
+
+    @staticmethod
+    def views(flip: bool, strength: float) -> Any:
+        """Give the views that move boxes along; `strength` is that of the strong view's colours."""
+        from ..data.box_views import BoxViews
+
+        return BoxViews(flip=flip, colour=strength)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Give the supervised loss: CIoU of boxes, cross-entropy of classes and objectness (FedSTO, section 4)."""
+        return supervised_loss(model(batch.x), batch.y).total
+
+    @torch.no_grad()
+    def evaluate(self, model: nn.Module, batch_size: int) -> Metrics:
+        """Give map50, map75, map, and map50 by domain (`map50_by_domain.NAME`) and class (`map50_by_class.NAME`)."""
+        found = []
+        for index in torch.split(torch.arange(len(self)), batch_size):
+            found += model.detect(self.x(index.to(self.truth.device)), confidence=_CONFIDENCE)  # type: ignore[operator]
+        detections = [tuple(part.cpu() for part in (each.boxes, each.scores, each.labels)) for each in found]
+        truths = [(boxes.cpu(), labels.cpu()) for boxes, labels in self.truths]
+        whole = coco_metrics(truths, detections, self.classes)
+        metrics = {name: whole[name] for name in ("map50", "map75", "map")}
+        metrics |= {f"map50_by_class.{name}": value for name, value in whole["map50_by_class"].items()}
+        for domain in sorted(set(self.domains or ())):
+            rows = [number for number, name in enumerate(self.domains or ()) if name == domain]
+            part = coco_metrics([truths[row] for row in rows], [detections[row] for row in rows], self.classes)
+            metrics[f"map50_by_domain.{domain}"] = part["map50"]
+        return metrics
+
+
+def _tensors(data: BoxData, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    boxes, labels = data.of(number)
+    return torch.from_numpy(np.array(boxes)).to(device), torch.from_numpy(np.array(labels)).to(device)

@@ -1,0 +1,493 @@
+"""Small data sets in each real format, written as their publishers write them."""
+
+import inspect
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedbox.data import DataError
+from fedbox.data.annotations_coco import read_coco, read_soda10m
+from fedbox.data.annotations_driving import read_bdd100k, read_cityscapes
+from fedbox.data.annotations_voc import read_voc
+from fedbox.data.annotations_yolo import read_yolo
+
+# One picture of 80 x 40 (width x height) with a white rectangle on black. Fitted into 32 x 64 it is 64 x 32 and
+# every coordinate is multiplied by 0.8; fitted into 64 x 64 it also moves down by 16.
+WIDTH, HEIGHT = 80, 40
+BOX = (20, 10, 50, 30)
+MOVED = [16.0, 8.0, 40.0, 24.0]
+SIZE = (32, 64)
+
+
+def picture(path: Path, box=BOX, size=(WIDTH, HEIGHT)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.zeros((size[1], size[0], 3), np.uint8)
+    pixels[box[1] : box[3], box[0] : box[2]] = 255
+    Image.fromarray(pixels).save(path)
+
+
+def write(path: Path, content) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+
+
+def coco_file(names, boxes=None, **extra) -> dict:
+    x1, y1, x2, y2 = BOX
+    boxes = boxes if boxes is not None else [[x1, y1, x2 - x1, y2 - y1]] * len(names)
+    return {
+        "images": [
+            {"id": 10 + row, "file_name": name, "width": WIDTH, "height": HEIGHT, "license": 1, "weather": "rainy"}
+            for row, name in enumerate(names)
+        ],
+        "annotations": [
+            {"id": row + 1, "image_id": 10 + row, "category_id": 7, "bbox": box, "iscrowd": 0, "area": 1}
+            for row, box in enumerate(boxes)
+        ],
+        "categories": [{"id": 7, "name": "car"}, {"id": 3, "name": "person", "supercategory": "human"}],
+        **extra,
+    }
+
+
+@pytest.fixture
+def coco(tmp_path) -> Path:
+    for part, names in (("train", ["a.png", "b.png"]), ("test", ["c.png"])):
+        write(tmp_path / "annotations" / f"{part}.json", coco_file(names))
+        for name in names:
+            picture(tmp_path / "images" / name)
+    return tmp_path
+
+
+def make_soda(root: Path) -> None:
+    base = root / "SSLAD-2D" / "labeled"
+    for part, name in (("train", "HT_TRAIN_000001_SH_000.jpg"), ("val", "HT_VAL_000001_SH_001.jpg")):
+        content = coco_file([name])
+        content["images"][0] |= {"city": "Shanghai", "location": "Citystreet", "period": "Daytime"}
+        write(base / "annotations" / f"instance_{part}.json", content)
+        picture(base / part / name)
+
+
+def make_yolo(root: Path) -> None:
+    for part, name in (("train", "a"), ("val", "b")):
+        picture(root / "images" / part / "rainy" / f"{name}.png")
+        line = f"1 {35 / WIDTH} {20 / HEIGHT} {30 / WIDTH} {20 / HEIGHT}\n"
+        write(root / "labels" / part / "rainy" / f"{name}.txt", line)
+    write(root / "data.yaml", "path: ../data\ntrain: images/train\nval: images/val\nnames:\n  0: person\n  1: car\n")
+
+
+def voc_xml(name: str, extra: str = "") -> str:
+    x1, y1, x2, y2 = BOX
+    return f"""<annotation>
+  <folder>VOC</folder>
+  <filename>{name}.jpg</filename>
+  <weather>rainy</weather>
+  <size><width>{WIDTH}</width><height>{HEIGHT}</height><depth>3</depth></size>
+  <segmented>0</segmented>
+  <object>
+    <name>car</name><pose>Left</pose><truncated>0</truncated><difficult>0</difficult>
+    <bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox>
+  </object>
+  <object>
+    <name>person</name><difficult>1</difficult>
+    <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>9</ymax></bndbox>
+  </object>{extra}
+</annotation>
+"""
+
+
+def make_voc(root: Path) -> None:
+    for part, name in (("train", "000005"), ("val", "000007")):
+        write(root / "ImageSets" / "Main" / f"{part}.txt", f"{name}\n")
+        write(root / "Annotations" / f"{name}.xml", voc_xml(name))
+        picture(root / "JPEGImages" / f"{name}.jpg")
+
+
+def make_bdd(root: Path) -> None:
+    x1, y1, x2, y2 = BOX
+    box = {"x1": x1, "y1": y1, "x2": x2, "y2": y2}
+    for part in ("train", "val"):
+        frames = []
+        for name, weather in (("0000f77c-6257be58", "rainy"), ("0000f77c-62c2a288", "partly cloudy")):
+            labels = [
+                {"id": "0", "category": "pedestrian", "attributes": {"occluded": False}, "box2d": box},
+                {"id": "1", "category": "traffic light", "box2d": {"x1": 1, "y1": 1, "x2": 3, "y2": 5}},
+                {"id": "2", "category": "lane", "poly2d": [{"vertices": [[0, 0], [5, 5]], "types": "LL"}]},
+            ]
+            where = {"weather": weather, "scene": "city street", "timeofday": "daytime"}
+            frames.append({"name": f"{name}.jpg", "attributes": where, "timestamp": 10000, "labels": labels})
+            picture(root / "images" / "100k" / part / f"{name}.jpg")
+        write(root / "labels" / "det_20" / f"det_{part}.json", frames)
+
+
+def make_cityscapes(root: Path) -> None:
+    x1, y1, x2, y2 = BOX
+    for part, city in (("train", "aachen"), ("val", "lindau")):
+        stem = f"{city}_000000_000019"
+        objects = [
+            {"label": "road", "polygon": [[0, 20], [WIDTH - 1, 20], [WIDTH - 1, HEIGHT - 1]]},
+            {"label": "car", "polygon": [[x1, 20], [30, y1], [x2, 15], [40, y2]]},
+            {"label": "cargroup", "polygon": [[0, 0], [5, 0], [5, 5]]},
+        ]
+        content = {"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": objects}
+        write(root / "gtFine" / part / city / f"{stem}_gtFine_polygons.json", content)
+        picture(root / "leftImg8bit" / part / city / f"{stem}_leftImg8bit.png")
+
+
+FORMATS = {
+    "soda10m": (make_soda, read_soda10m, {"weather": "rainy", "city": "Shanghai", "labels": "yes"}, "car"),
+    "yolo": (make_yolo, read_yolo, {"folder": "rainy"}, "car"),
+    "voc": (make_voc, read_voc, {"weather": "rainy"}, "car"),
+    "bdd100k": (make_bdd, read_bdd100k, {"weather": "rainy", "timeofday": "daytime"}, "person"),
+    "cityscapes": (make_cityscapes, read_cityscapes, {"city": "aachen"}, "car"),
+}
+
+
+@pytest.mark.parametrize("zipped", [False, True], ids=["folder", "zip"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_each_format_gives_the_same_box(tmp_path, kind, zipped):
+    make, read, attributes, name = FORMATS[kind]
+    make(tmp_path / "data")
+    root = tmp_path / "data"
+    if zipped:
+        root = tmp_path / "data.zip"
+        with zipfile.ZipFile(root, "w") as archive:
+            for file in sorted((tmp_path / "data").rglob("*.*")):
+                archive.write(file, file.relative_to(tmp_path / "data"))
+    data = read(root, size=SIZE)
+    assert data.shape == (3, *SIZE)
+    for part in (data.train, data.test):
+        boxes, labels = part.of(0)
+        np.testing.assert_allclose(boxes, [MOVED], atol=1e-5)
+        assert [data.classes[label] for label in labels] == [name]
+        bright = part.images[0].mean(0) > 128
+        assert np.argwhere(bright).min(0).tolist() == [8, 16]
+        assert (np.argwhere(bright).max(0) + 1).tolist() == [24, 40]
+    assert {key: data.train.attributes[key][0] for key in attributes} == attributes
+
+
+def test_coco_numbers_classes_by_their_ids_and_keeps_attributes(coco):
+    data = read_coco(coco, size=SIZE)
+    assert data.classes == ("person", "car")
+    assert (len(data.train), len(data.test)) == (2, 1)
+    np.testing.assert_allclose(data.train.boxes, [MOVED] * 2, atol=1e-5)
+    assert data.train.box_labels.tolist() == [1, 1]
+    assert set(data.train.attributes) == {"weather"}
+    assert data.train.names.tolist() == ["images/a.png", "images/b.png"]
+    np.testing.assert_allclose(read_coco(coco, size=64).train.boxes[0], [16, 24, 40, 40], atol=1e-5)
+
+
+def test_the_margins_of_a_fitted_picture_are_grey_and_hold_no_box(coco):
+    image = read_coco(coco, size=64).train.images[0]
+    assert (image[:, :16] == 114).all()
+    assert (image[:, 48:] == 114).all()
+    assert set(np.unique(image[:, 16:48])) >= {0, 255}
+
+
+def test_classes_are_chosen_and_boxes_of_others_left_out(coco):
+    content = coco_file(["a.png", "b.png"])
+    content["annotations"].append({"id": 9, "image_id": 10, "category_id": 3, "bbox": [0, 0, 8, 8]})
+    content["annotations"].append({"id": 10, "image_id": 10, "category_id": 7, "bbox": [0, 0, 8, 8], "iscrowd": 1})
+    write(coco / "annotations" / "train.json", content)
+    assert len(read_coco(coco, size=SIZE).train.boxes) == 3
+    data = read_coco(coco, size=SIZE, classes=("car",), test=None)
+    assert data.classes == ("car",)
+    assert data.train.box_labels.tolist() == [0, 0]
+    assert len(data.test) == 0
+    assert len(read_coco(coco, size=SIZE, min_side=6.5).train.boxes) == 2
+    with pytest.raises(DataError, match=r"has no class bus; it has person, car"):
+        read_coco(coco, classes=("bus",))
+
+
+def test_a_limit_is_a_fixed_choice(coco):
+    names = [f"{row}.png" for row in range(20)]
+    for name in names:
+        picture(coco / "images" / name)
+    write(coco / "annotations" / "train.json", coco_file(names))
+    five, nine = (read_coco(coco, size=SIZE, limit=limit).train.names.tolist() for limit in (5, 9))
+    assert len(five) == 5
+    assert set(five) < set(nine)
+    assert len(read_coco(coco, size=SIZE, test_limit=0).test) == 0
+
+
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [
+        ([20, 10, 0, 5], r"train.json: annotations\[0\] \(id 1\): box \[20.0, 10.0, 20.0, 15.0\] has no area"),
+        ([20, 10, -4, 5], "has no area"),
+        ([90, 10, 5, 5], r"\(id 1\): box .* lies outside its picture of 80 x 40"),
+        ([float("nan"), 10, 5, 5], "has no area"),
+    ],
+)
+def test_bad_boxes_are_told_or_dropped(coco, caplog, box, message):
+    write(coco / "annotations" / "train.json", coco_file(["a.png", "b.png"], [box, [0, 0, 10, 10]]))
+    with pytest.raises(DataError, match=r"1 bad box\(es\); set bad_boxes: drop.*" + message):
+        read_coco(coco, size=SIZE)
+    data = read_coco(coco, size=SIZE, bad_boxes="drop")
+    assert data.train.counts.tolist() == [0, 1]
+    assert "1 bad box(es) left out" in caplog.text
+
+
+def test_a_box_that_reaches_out_is_clipped(coco):
+    write(coco / "annotations" / "train.json", coco_file(["a.png", "b.png"], [[-10, -10, 30, 20], [60, 30, 40, 40]]))
+    np.testing.assert_allclose(read_coco(coco, size=SIZE).train.boxes, [[0, 0, 16, 8], [48, 24, 64, 32]], atol=1e-5)
+
+
+def change(path: tuple, value):
+    def apply(content: dict) -> dict:
+        place = content
+        for step in path[:-1]:
+            place = place[step]
+        if value is None:
+            del place[path[-1]]
+        else:
+            place[path[-1]] = value
+        return content
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (change(("annotations", 0, "image_id"), 99), r"annotations\[0\] belongs to image_id 99, which no image"),
+        (change(("annotations", 1, "category_id"), 1), r"annotations\[1\] has the unknown category_id 1; known"),
+        (
+            change(("annotations", 0, "bbox"), [1, 2, 3]),
+            r"annotations\[0\]: bbox: 4 numbers are needed, got \[1, 2, 3\]",
+        ),
+        (change(("annotations", 0, "bbox"), [1, 2, 3, "x"]), r"4 numbers are needed"),
+        (change(("annotations", 0, "bbox"), None), r"annotations\[0\] lacks 'bbox'; it has id"),
+        (change(("images", 1, "id"), 10), r"images\[1\]: image id 10 is there twice"),
+        (change(("images", 1, "file_name"), "z.png"), r"1 of 3 pictures are not in .*images\[1\]: 'images/z.png'"),
+        (change(("images", 1, "file_name"), "../z.png"), r"'../z.png' must be a path below the root"),
+        (change(("images", 0, "width"), 640), r"images/a.png is 80 x 40 .* the annotations say 640 x 40; are they"),
+        (change(("images", 0, "height"), "tall"), r"images\[0\]: width, height: 2 numbers"),
+        (change(("categories", 1, "id"), 7), r"category 'person' \(id 7\) is there twice"),
+        (change(("categories",), None), r"train.json lacks 'categories'; it has images, annotations"),
+        (change(("images",), {}), r"images must be a list, got dict"),
+        (change(("images", 0), 5), r"images\[0\] must be an object, got 5"),
+    ],
+)
+def test_coco_faults_name_file_and_record(coco, edit, message):
+    write(coco / "annotations" / "train.json", edit(coco_file(["a.png", "b.png"])))
+    with pytest.raises(DataError, match=message):
+        read_coco(coco)
+
+
+def test_annotations_of_other_pictures_are_recognised(coco):
+    for part in ("train", "test"):
+        write(coco / "annotations" / f"{part}.json", coco_file([f"other_{part}.png"]))
+    with pytest.raises(DataError, match=r"2 of 2 pictures are not in .*; are these the annotations of other pictures?"):
+        read_coco(coco)
+
+
+def test_broken_json_and_pictures_are_named(coco):
+    (coco / "images" / "b.png").write_bytes(b"not a picture")
+    with pytest.raises(DataError, match=r"images/b.png does not decode"):
+        read_coco(coco)
+    write(coco / "annotations" / "train.json", '{"images": [],\n\n "annotations": [}')
+    with pytest.raises(DataError, match=r"train.json, line 3: no valid JSON"):
+        read_coco(coco)
+    with pytest.raises(DataError, match=r"annotations/nix.json does not exist; annotation files are .*train.json"):
+        read_coco(coco, train="annotations/nix.json")
+    with pytest.raises(DataError, match="needs root: a folder with annotations"):
+        read_coco(None)
+    (coco / "broken.zip").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"broken.zip is no readable zip archive"):
+        read_coco(coco / "broken.zip")
+
+
+def test_soda10m_adds_pictures_without_labels(tmp_path):
+    make_soda(tmp_path)
+    picture(tmp_path / "unlabeled" / "UNLABEL_01_BJ_000_00000000072719.jpg")
+    data = read_soda10m(tmp_path, size=SIZE, unlabelled="unlabeled")
+    assert data.train.attributes["labels"].tolist() == ["yes", "no"]
+    assert data.train.attributes["city"].tolist() == ["Shanghai", "unknown"]
+    assert data.train.counts.tolist() == [1, 0]
+    with pytest.raises(DataError, match="nowhere holds no pictures"):
+        read_soda10m(tmp_path, size=SIZE, unlabelled="nowhere")
+
+
+def test_yolo_reads_polygons_lists_and_pictures_without_labels(tmp_path):
+    make_yolo(tmp_path)
+    picture(tmp_path / "images" / "train" / "rainy" / "empty.png")
+    label = tmp_path / "labels" / "train" / "rainy" / "a.txt"
+    write(label, "\n1 0.25 0.25 0.625 0.5 0.4 0.75\n0 0.5 0.5 0.1 0.1\n")
+    data = read_yolo(tmp_path, size=SIZE)
+    assert data.classes == ("person", "car")
+    assert data.train.counts.tolist() == [2, 0]
+    np.testing.assert_allclose(data.train.boxes[0], MOVED, atol=1e-4)
+    write(tmp_path / "train.txt", "./images/train/rainy/a.png\n")
+    write(tmp_path / "data.yaml", "train: train.txt\nval: ../images/val\nnames: [person, car]\n")
+    assert read_yolo(tmp_path, size=SIZE).train.names.tolist() == ["images/train/rainy/a.png"]
+    (tmp_path / "data.yaml").unlink()
+    assert len(read_yolo(tmp_path, size=SIZE, names=("person", "car")).train) == 2
+    assert read_yolo(tmp_path, size=SIZE, names=("person", "car"), classes=("car",)).train.box_labels.tolist() == [0]
+
+
+def test_yolo_reads_the_other_layout(tmp_path):
+    for part in ("train", "valid"):
+        picture(tmp_path / part / "images" / "a.jpg")
+        write(tmp_path / part / "labels" / "a.txt", f"0 {35 / WIDTH} 0.5 {30 / WIDTH} 0.5\n")
+    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['car']\n")
+    np.testing.assert_allclose(read_yolo(tmp_path, size=SIZE).test.boxes, [MOVED], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("2 0.5 0.5 0.1 0.1", r"a.txt, line 2: unknown class '2'; classes are numbered 0..1"),
+        ("car 0.5 0.5 0.1 0.1", r"line 2: unknown class 'car'"),
+        ("1 0.5 0.5 0.1", r"line 2: a line is .*, got 4 values"),
+        ("1 0.5 0.5 0.1 x", r"line 2: 4 numbers are needed"),
+        ("1 35 20 30 20", r"line 2: .* must be shares of the picture's sides"),
+        ("1 0.5 0.5 0 0.1", r"line 2: box .* has no area"),
+    ],
+)
+def test_yolo_faults_name_file_and_line(tmp_path, line, message):
+    make_yolo(tmp_path)
+    write(tmp_path / "labels" / "train" / "rainy" / "a.txt", f"0 0.5 0.5 0.1 0.1\n{line}\n")
+    with pytest.raises(DataError, match=message):
+        read_yolo(tmp_path)
+
+
+def test_yolo_labels_of_other_pictures_are_recognised(tmp_path):
+    make_yolo(tmp_path)
+    write(tmp_path / "labels" / "train" / "stranger.txt", "0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match=r"1 of 2 label files in .* have no picture in images/train: .*stranger.txt"):
+        read_yolo(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("names: {0: a, 2: b}\ntrain: images/train", "names must be a list of classes, or number each from 0"),
+        ("names: [person, car]\ntrain: images/train", "data.yaml has no part 'val'; it has names, train"),
+        ("names: [person, car]\ntrain: nowhere\nval: x", "nowhere holds no pictures"),
+        ("names: [person\ntrain: x", r"data.yaml, line 2: no valid YAML"),
+    ],
+)
+def test_a_wrong_data_yaml_is_explained(tmp_path, text, message):
+    make_yolo(tmp_path)
+    write(tmp_path / "data.yaml", text)
+    with pytest.raises(DataError, match=message):
+        read_yolo(tmp_path)
+
+
+def test_voc_keeps_difficult_objects_on_demand(tmp_path):
+    make_voc(tmp_path)
+    assert read_voc(tmp_path, size=SIZE).classes == ("car", "person")
+    data = read_voc(tmp_path, size=SIZE, difficult=True)
+    np.testing.assert_allclose(data.train.boxes[1], [0, 0, 4, 7.2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            voc_xml("000007", "\n  <object><name>emu</name></object>"),
+            r"000007.xml, line 15: .* needs a name and a bndbox",
+        ),
+        (
+            voc_xml("000007").replace("person", "emu"),
+            r"000007.xml, line 11: unknown class 'emu'; the train set has car",
+        ),
+        (voc_xml("000007").replace("<xmin>21</xmin>", ""), r"line 7: bndbox/xmin: 1 numbers are needed"),
+        (voc_xml("000007").replace(">50<", ">10<"), r"line 7: box \[20.0, 10.0, 10.0, 30.0\] has no area"),
+        (voc_xml("000007").replace("</object>", "", 1), r"000007.xml, line 15: no valid XML"),
+        (voc_xml("000007").replace(f"<width>{WIDTH}", "<width>500"), r"say 500 x 40; are they those of other pictures"),
+    ],
+)
+def test_voc_faults_name_file_and_line(tmp_path, text, message):
+    make_voc(tmp_path)
+    write(tmp_path / "Annotations" / "000007.xml", text)
+    with pytest.raises(DataError, match=message):
+        read_voc(tmp_path)
+
+
+def test_missing_voc_files_are_named(tmp_path):
+    make_voc(tmp_path)
+    with pytest.raises(DataError, match=r"trainval.txt does not exist; image sets are train, val"):
+        read_voc(tmp_path, train="trainval")
+    (tmp_path / "Annotations" / "000005.xml").unlink()
+    with pytest.raises(DataError, match=r"000005.xml does not exist, although an image set names it"):
+        read_voc(tmp_path)
+
+
+def test_bdd100k_knows_both_releases_and_chooses_weathers(tmp_path):
+    make_bdd(tmp_path)
+    data = read_bdd100k(tmp_path, size=SIZE)
+    assert data.classes == ("person", "car", "bus", "truck", "traffic sign")
+    assert data.train.attributes["weather"].tolist() == ["rainy", "cloudy"]
+    cloudy = read_bdd100k(tmp_path, size=SIZE, weathers=("cloudy",), classes=None)
+    assert cloudy.train.attributes["weather"].tolist() == ["cloudy"]
+    assert [cloudy.classes[label] for label in cloudy.train.box_labels] == ["person", "traffic light"]
+    with pytest.raises(DataError, match=r"no picture with weather snowy; it has \['cloudy', 'rainy'\]"):
+        read_bdd100k(tmp_path, weathers=("snowy",))
+    for part in ("train", "val"):
+        old = tmp_path / "labels" / "det_20" / f"det_{part}.json"
+        old.rename(tmp_path / "labels" / f"bdd100k_labels_images_{part}.json")
+    assert len(read_bdd100k(tmp_path, size=SIZE).train.boxes) == 2
+
+
+def test_bdd100k_faults_name_the_label(tmp_path):
+    make_bdd(tmp_path)
+    path = tmp_path / "labels" / "det_20" / "det_train.json"
+    text = path.read_text()
+    path.write_text(text.replace("traffic light", "tractor", 1))
+    with pytest.raises(DataError, match=r"frames\[0\]: labels\[1\] has the unknown category 'tractor'"):
+        read_bdd100k(tmp_path)
+    path.write_text(text.replace('"x1"', '"x"', 1))
+    with pytest.raises(DataError, match=r"labels\[0\]: box2d lacks 'x1'; it has x, y1"):
+        read_bdd100k(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"lacks BDD100K's labels of train: looked for labels/det_20/det_train.json"):
+        read_bdd100k(tmp_path)
+
+
+def test_cityscapes_faults_name_the_object(tmp_path):
+    make_cityscapes(tmp_path)
+    path = next(tmp_path.rglob("aachen*_polygons.json"))
+    text = path.read_text()
+    path.write_text(text.replace('"polygon": [[20', '"polygon": [["x"'))
+    with pytest.raises(DataError, match=r"aachen_000000_000019_gtFine_polygons.json: objects\[1\]: polygon: 2 numbers"):
+        read_cityscapes(tmp_path)
+    path.write_text(text)
+    next(tmp_path.rglob("aachen*.png")).unlink()
+    with pytest.raises(DataError, match=r"1 of 2 pictures are not in .*leftImg8bit/train/aachen/aachen"):
+        read_cityscapes(tmp_path)
+    with pytest.raises(DataError, match=r"gtCoarse/train holds no <city>"):
+        read_cityscapes(tmp_path, annotations="gtCoarse")
+
+
+def test_the_real_foreign_objects(shared_data):
+    data = read_coco(shared_data / "foda_det", size=64, limit=60, test_limit=20)
+    assert len(data.classes) == 12
+    assert data.classes[0] == "Pliers"
+    assert (len(data.train), len(data.test)) == (60, 20)
+    assert set(data.train.attributes) == {"condition", "weather", "light"}
+    assert set(data.train.attributes["condition"]) <= {"dry_bright", "dry_dim", "dry_dark", "wet_dim"}
+
+
+def test_the_real_streets(shared_data):
+    data = read_coco(shared_data / "carla_det" / "carla_det.zip", size=(160, 256), test="annotations/val.json")
+    assert data.classes == ("vehicle", "bike", "motobike", "traffic_light", "traffic_sign")
+    assert (len(data.train), len(data.test)) == (623, 156)
+    assert len(data.train.boxes) == 2062
+    towns = dict(zip(*np.unique(data.train.attributes["town"], return_counts=True), strict=True))
+    assert towns == {"Town01": 160, "Town02": 145, "Town03": 268, "Town04": 50}
+    counts = np.bincount(data.train.box_labels).tolist()
+    assert counts == [933, 123, 65, 863, 78]
+    few = read_coco(shared_data / "carla_det", size=(160, 256), min_side=8, limit=50, test_limit=1)
+    sides = few.train.boxes[:, 2:] - few.train.boxes[:, :2]
+    assert len(sides)
+    assert sides.min() >= 8
+
+
+@pytest.mark.parametrize("read", [read_coco, read_soda10m, read_yolo, read_voc, read_bdd100k, read_cityscapes])
+def test_readers_share_their_options(read):
+    shared = {"size", "classes", "min_side", "limit", "test_limit", "bad_boxes"}
+    assert shared <= set(inspect.signature(read).parameters)

@@ -1,0 +1,174 @@
+import contextlib
+import io
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fedbox.data import DataError
+from fedbox.data.coco_map import coco_metrics, match_quality, overlap
+
+CLASSES = ("car", "bus", "person")
+NONE = (np.empty((0, 4)), np.empty(0, int))
+NOTHING = (np.empty((0, 4)), np.empty(0), np.empty(0, int))
+
+
+def invented(images: int, found: int, seed: int = 0, classes: int = 3):
+    """Truths, and detections most of which lie near one."""
+    rng = np.random.default_rng(seed)
+    truths, detections = [], []
+    for _ in range(images):
+        count = int(rng.integers(1, 9))
+        low = rng.uniform(0, 90, (count, 2))
+        boxes, labels = (
+            np.concatenate((low, low + rng.uniform(5, 60, (count, 2))), 1),
+            rng.integers(classes, size=count),
+        )
+        chosen = rng.integers(count, size=found)
+        near = boxes[chosen] + rng.normal(0, 4, (found, 4))
+        near[:, 2:] = np.maximum(near[:, 2:], near[:, :2] + 1)
+        kinds = np.where(rng.random(found) < 0.8, labels[chosen], rng.integers(classes, size=found))
+        truths.append((boxes, labels))
+        detections.append((near, rng.random(found), kinds))
+    return truths, detections
+
+
+def test_a_hand_worked_example():
+    """Three cars; detections by score: right, wrong, right (IoU 0.6), and one bus never found.
+
+    Precision is 1 up to recall 1/3 and 2/3 up to recall 2/3. Of the 101 levels 0, 0.01 ... 1 there are 34 up to
+    1/3 and 33 more up to 2/3, so AP50 of cars is (34 + 33 * 2/3) / 101 = 56 / 101. At 0.75 the third detection
+    is wrong: 34 / 101. At IoU 0.5, 0.55 and 0.6 the first value holds, at the seven others the second.
+    """
+    truths = [
+        (np.array([[0, 0, 10, 10], [20, 20, 30, 30]]), [0, 0]),
+        (np.array([[0, 0, 10, 10], [5, 5, 9, 9]]), [0, 1]),
+    ]
+    detections = [
+        (np.array([[0, 0, 10, 10], [50, 50, 60, 60]]), [0.9, 0.8], [0, 0]),
+        (np.array([[0, 0, 10, 6.0001]]), [0.7], [0]),
+    ]
+    result = coco_metrics(truths, detections, CLASSES)
+    assert result["map50_by_class"] == {"car": pytest.approx(56 / 101), "bus": 0}
+    assert result["map50"] == pytest.approx(28 / 101)
+    assert result["map75"] == pytest.approx(17 / 101)
+    assert result["map"] == pytest.approx((3 * 56 + 7 * 34) / 10 / 101 / 2)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_reference_gives_the_same(seed):
+    pycocotools = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    truths, detections = invented(40, 30, seed)
+    images = [{"id": image} for image in range(40)]
+    true, found = pycocotools.COCO(), pycocotools.COCO()
+    for coco, entries in ((true, truths), (found, detections)):
+        records = []
+        for image, entry in enumerate(entries):
+            for box, *score, label in zip(*entry, strict=True):
+                sides = box[2:] - box[:2]
+                record = {"id": len(records) + 1, "image_id": image, "category_id": int(label), "iscrowd": 0}
+                record |= {"bbox": [*box[:2], *sides], "area": sides.prod(), "score": score[0] if score else 1}
+                records.append(record)
+        coco.dataset = {"images": images, "annotations": records, "categories": [{"id": i} for i in range(3)]}
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+    reference = COCOeval(true, found, "bbox")
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference.evaluate()
+        reference.accumulate()
+        reference.summarize()
+    ours = coco_metrics(truths, detections, CLASSES)
+    np.testing.assert_allclose([ours["map"], ours["map50"], ours["map75"]], reference.stats[:3], atol=1e-12)
+    for label, name in enumerate(CLASSES):
+        expected = reference.eval["precision"][0, :, label, 0, -1].mean()
+        assert ours["map50_by_class"][name] == pytest.approx(expected, abs=1e-12)
+
+
+def test_perfect_detections_score_one_and_tensors_do():
+    truths, _ = invented(10, 5)
+    detections = [(torch.tensor(boxes), torch.ones(len(boxes)), torch.tensor(labels)) for boxes, labels in truths]
+    result = coco_metrics(
+        [(torch.tensor(boxes), torch.tensor(labels)) for boxes, labels in truths], detections, CLASSES
+    )
+    assert (result["map50"], result["map75"], result["map"]) == (1, 1, 1)
+    assert set(result["map50_by_class"]) == set(CLASSES)
+
+
+def test_nothing_true_and_nothing_found_are_defined():
+    truths, detections = invented(4, 5)
+    nothing = {"map50": 0.0, "map75": 0.0, "map": 0.0, "map50_by_class": {}}
+    assert coco_metrics([], [], CLASSES) == nothing
+    assert coco_metrics([NONE] * 4, detections, CLASSES) == nothing
+    assert coco_metrics([NONE] * 4, [NOTHING] * 4, CLASSES) == nothing
+    unfound = coco_metrics(truths, [NOTHING] * 4, CLASSES)
+    assert (unfound["map50"], unfound["map75"], unfound["map"]) == (0, 0, 0)
+    assert set(unfound["map50_by_class"].values()) == {0.0}
+
+
+def test_a_class_without_truth_counts_in_no_mean():
+    box = np.array([[0, 0, 10, 10]])
+    result = coco_metrics([(box, [0])], [(np.repeat(box, 2, 0), [0.9, 0.8], [0, 1])], CLASSES)
+    assert result == {"map50": 1.0, "map75": 1.0, "map": 1.0, "map50_by_class": {"car": 1.0}}
+
+
+def test_it_is_silent_and_fast(capfd, caplog):
+    truths, detections = invented(1000, 60)
+    caplog.set_level("INFO")
+    start = time.perf_counter()
+    coco_metrics(truths, detections, CLASSES)
+    assert time.perf_counter() - start < 10  # about 1 s on one quiet core
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("truths", "detections", "message"),
+    [
+        ([NONE], [], "1 images with truths but 0 with detections"),
+        ([(np.zeros((1, 4)), [3])], [NOTHING], r"image 0 has labels \[3\]; 3 classes are named"),
+        ([(np.zeros((2, 4)), [1])], [NOTHING], "image 0 has 2 boxes, 1 labels"),
+        ([(np.zeros((2, 5)), [1, 1])], [NOTHING], r"boxes must be \[k, 4\]"),
+    ],
+)
+def test_what_does_not_fit_is_refused(truths, detections, message):
+    with pytest.raises(DataError, match=message):
+        coco_metrics(truths, detections, CLASSES)
+
+
+def test_overlap_by_hand():
+    boxes = np.array([[0, 0, 10, 10], [0, 0, 0, 0]], float)
+    others = np.array([[5, 0, 15, 10], [0, 0, 10, 10], [0, 0, 0, 0]], float)
+    np.testing.assert_allclose(overlap(boxes, others), [[1 / 3, 1, 0], [0, 0, 0]])
+
+
+def test_the_quality_of_pseudo_boxes_by_hand():
+    cars_and_bus = np.array([[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]])
+    truth = [(cars_and_bus, [0, 0, 1]), NONE, (np.array([[0, 0, 4, 4]]), [2])]
+    pseudo = [
+        # Right; a second one on the same car; one on the bus but called a car; one with too little overlap.
+        (np.array([[0, 0, 10, 9], [0, 0, 10, 10], [40, 0, 50, 10], [26, 0, 36, 10]]), [0, 0, 0, 0]),
+        (np.array([[0, 0, 5, 5]]), [1]),
+        NONE,
+    ]
+    assert match_quality(pseudo, truth) == (1 / 5, 1 / 4)
+    assert match_quality(pseudo, truth, iou=0.2) == (2 / 5, 2 / 4)
+    assert match_quality([NONE], [NONE]) == (1, 1)
+    assert match_quality([NONE] * 3, truth) == (1, 0)
+
+
+def test_better_scores_choose_first():
+    truth = [(np.array([[0, 0, 10, 10], [4, 0, 14, 10]]), [0, 0])]
+    boxes, labels = np.array([[2.5, 0, 12.5, 10], [4, 0, 14, 10]]), [0, 0]
+    # The first box overlaps the second object most: choosing first it takes that one, choosing last it gets the other.
+    assert match_quality([(boxes, labels, [0.9, 0.8])], truth, 0.59) == (0.5, 0.5)
+    assert match_quality([(boxes, labels, [0.8, 0.9])], truth, 0.59) == (1, 1)
+
+
+def test_wrong_arguments_of_match_quality():
+    with pytest.raises(DataError, match="1 images with pseudo-boxes but 0"):
+        match_quality([NONE], [])
+    with pytest.raises(DataError, match="iou must lie"):
+        match_quality([], [], iou=0)
