@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import yaml
 from safetensors.numpy import save
 
 from ..configs import Config, to_yaml
 from ..strategies.exact import Arrays
-from .checkpoint import CheckpointError, write_atomic
+from .checkpoint import write_atomic
 from .records import clean
 
 _LOCK = ".lock"
@@ -77,12 +76,3 @@ class RunFolder:
     def close(self) -> None:
         """Let others use the folder."""
         self._lock.close()
-
-
-def saved_config(path: Path) -> dict[str, Any]:
-    """Give the configuration that a run's folder holds."""
-    try:
-        raw = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{path / 'config.yaml'} cannot be read: {error}") from error
-    return dict(raw)

@@ -4,8 +4,6 @@ It runs over any Flower Grid. What it computes is a pure function of the configu
 of the replies, nor a kill and a resume changes a bit of the model.
 """
 
-import math
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,6 +60,8 @@ class Coordinator:
         self._samples: dict[str, Samples] = {}
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
         self.half = plugin.server(settings, self._site(0))
+        self.committed: Arrays = self.half.weights
+        """The weights after the last round that was recorded: those of a run that fails or is stopped."""
         self.records = Records(folder / "rounds.jsonl")
         self.stopper = Stopper(self.config.evaluate.stop)
         self.roster = roster_of(grid)
@@ -75,7 +75,7 @@ class Coordinator:
         if checkpoint is None:
             self.records.resume(0)
             return 1
-        self.half.weights = checkpoint.weights
+        self.half.weights = self.committed = checkpoint.weights
         state = dict(checkpoint.state)
         self.flat.load({name.removeprefix(_BUFFER): state.pop(name) for name in self._own_buffers()})
         self.half.restore(state)
@@ -132,6 +132,7 @@ class Coordinator:
                 draft = draft_checkpoint(self.folder / "checkpoint", state, self.config)
         record["seconds"] = {**self._seconds, "total": time.perf_counter() - began}
         self.records.append(record)
+        self.committed = self.half.weights
         if draft is not None:
             commit_checkpoint(draft)
 
@@ -233,6 +234,7 @@ class Coordinator:
             buffers=self.config.model.buffers,
             batch_size=self.config.evaluate.batch_size,
             round=round_,
+            build=lambda: federation.model(self.device),
         )
 
     def _once(self, key: str, read: Callable[[], Samples]) -> Callable[[], Samples]:
@@ -250,8 +252,3 @@ class Coordinator:
             yield
         finally:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
-def peak_rss_mb() -> float:
-    """Give this process's largest resident memory so far, in MB (10**6 bytes)."""
-    return math.ceil(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e5) / 10

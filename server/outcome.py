@@ -8,7 +8,8 @@ from safetensors.numpy import load_file
 
 from ..strategies.exact import Arrays
 from .folder import RunFolder
-from .loop import Coordinator, peak_rss_mb
+from .loop import Coordinator
+from .memory import peak_rss_mb
 from .records import Record, digest, nested, read_rounds, versions
 
 
@@ -53,7 +54,7 @@ def finish(
     before a resume included; `workers` is 0 where the clients run elsewhere.
     """
     config, records = coordinator.config, coordinator.records
-    weights = coordinator.half.weights if weights is None else weights
+    weights = coordinator.committed if weights is None else weights
     summary = {
         "name": config.name,
         "strategy": config.strategy,

@@ -38,11 +38,11 @@ def write_arrays(record: ArrayRecord, room: memoryview, offset: int) -> int:
 
 def read_arrays(layout: Layout, data: memoryview, offset: int) -> tuple[ArrayRecord, int]:
     """Make an ArrayRecord from shared memory; the bytes are copied, so the memory may be used anew."""
-    arrays = {}
+    record = ArrayRecord()  # filled one by one: made from a mapping, Flower would build each Array again
     for name, dtype, shape, size in layout:
-        arrays[name] = Array(dtype, shape, "numpy.ndarray", bytes(data[offset : offset + size]))
+        record[name] = Array(dtype, shape, "numpy.ndarray", bytes(data[offset : offset + size]))
         offset += size
-    return ArrayRecord(arrays), offset
+    return record, offset
 
 
 def pack(message: Message, block: Block) -> Packed:

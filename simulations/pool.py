@@ -44,7 +44,7 @@ class _Worker:
     slabs: list[Block]
     jobs: deque[_Job] = field(default_factory=deque)
     ready: bool = False
-    rss_kb: int = 0
+    rss_mb: float = 0.0
 
     def close(self) -> None:
         """End the process and free what it held."""
@@ -64,7 +64,7 @@ class Pool:
         self._setup: Setup | None = None
         self._record: ArrayRecord | None = None
         self._version = self._record_size = self._numbers = 0
-        self._peak_kb = 0
+        self._peak_mb = 0.0
         self._workers = [self._start() for _ in range(workers)]
 
     def _start(self) -> _Worker:
@@ -203,7 +203,7 @@ class Pool:
             yield from self._bury(worker, queue)
             return
         worker.jobs.popleft()
-        worker.rss_kb = done.rss_kb
+        worker.rss_mb = done.rss_mb
         yield unpack(done.packed, worker.slabs[done.slab])
 
     def _bury(self, worker: _Worker, queue: deque[_Job]) -> Iterator[Message]:
@@ -223,14 +223,14 @@ class Pool:
         yield Message(Error(LOST, reason), reply_to=running.message)
 
     def _replace(self, worker: _Worker) -> None:
-        self._peak_kb += worker.rss_kb
+        self._peak_mb += worker.rss_mb
         worker.close()
         self._workers[self._workers.index(worker)] = self._start()
 
     @property
     def peak_rss_mb(self) -> float:
         """The workers' largest resident memory together, in MB; shared pages count once for each worker."""
-        return (self._peak_kb + sum(worker.rss_kb for worker in self._workers)) * 1024 / 1e6
+        return self._peak_mb + sum(worker.rss_mb for worker in self._workers)
 
     def close(self) -> None:
         """End all workers."""

@@ -42,4 +42,4 @@ class Done:
     number: int
     packed: Packed
     slab: int
-    rss_kb: int
+    rss_mb: float

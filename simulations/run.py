@@ -128,7 +128,7 @@ def _set_up(
 def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:
     """Give the global model; for personal models, every client's kept arrays as CLIENT/NAME."""
     if not coordinator.personal:
-        return coordinator.half.weights
+        return coordinator.committed
     kept = StateStore(folder / "clients").after(coordinator.records.rounds)
     return {f"{client}/{name}": value for client, arrays in kept for name, value in arrays.items()}
 

@@ -88,12 +88,13 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 def test_weights_depend_on_the_seed_alone(name: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = built(name, seed=5)
+    shape = (3, 64, 64) if name == "detector" else (1, 8, 8)
+    first = built(name, seed=5, shape=shape)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(77)
-    second = built(name, seed=5)
+    second = built(name, seed=5, shape=shape)
     assert same(first, second)
-    assert not same(first, built(name, seed=6))
+    assert not same(first, built(name, seed=6, shape=shape))
     assert first.training
 
 
@@ -140,7 +141,7 @@ def test_the_trial_leaves_no_trace() -> None:
         (
             "cnnn",
             {},
-            "no model is called 'cnnn'. Did you mean 'cnn'\\? Allowed: cnn, mlp, resnet, tiny, twice",
+            "no model is called 'cnnn'. Did you mean 'cnn'\\? Allowed: cnn, detector, mlp, resnet, tiny, twice",
         ),
         ("zzz", {}, "no model is called 'zzz'. Allowed"),
         ("twice", {}, "offered by 2 packages: outside_models:Named, outside_models:plain"),
