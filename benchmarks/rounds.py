@@ -30,6 +30,7 @@ from fedbox.client.workspace import Workspace, forget, use
 from fedbox.configs import Config, load_config
 from fedbox.models import build_model
 from fedbox.server.loop import Coordinator
+from fedbox.server.memory import peak_rss_mb
 from fedbox.server.records import versions
 from fedbox.simulations.driver import RUN_ID
 from fedbox.simulations.inprocess import InProcessGrid
@@ -223,29 +224,20 @@ def memory_of(population: int, cohort: int, rounds: int) -> dict[str, float]:
         stack.enter_context(identity(RUN_ID))
         federation = Federation.prepare(config)
         fedbox = Fedbox(federation, Path(folder) / "run", 1, stack)
-        ready, seconds, after_first = peak_mb(), [], 0.0
+        ready, seconds, after_first = peak_rss_mb(), [], 0.0
         for number in range(1, rounds + 1):
             start = time.perf_counter()
             fedbox.round(number, fedbox.coordinator.half.weights)
             seconds.append(time.perf_counter() - start)
-            after_first = after_first or peak_mb()
+            after_first = after_first or peak_rss_mb()
         return {
             "population": population,
             "cohort": cohort,
             "seconds": statistics.median(seconds),
             "ready_mb": ready,
             "first_round_mb": after_first,
-            "peak_mb": peak_mb(),
+            "peak_mb": peak_rss_mb(),
         }
-
-
-def peak_mb() -> float:
-    """Give this process's largest resident memory in MB (10**6 bytes).
-
-    From VmHWM: `ru_maxrss` begins with what the process that started this one held.
-    """
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 def memory(quick: bool) -> Iterator[dict[str, float]]:
