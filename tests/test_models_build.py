@@ -76,8 +76,8 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def built(name: str, seed: int = 0, **options: Any) -> nn.Module:
-    return build_model(name, shape=SHAPE, classes=3, seed=seed, options=options)
+def built(name: str, seed: int = 0, shape: tuple[int, int, int] = SHAPE, **options: Any) -> nn.Module:
+    return build_model(name, shape=shape, classes=3, seed=seed, options=options)
 
 
 def same(one: nn.Module, two: nn.Module) -> bool:
