@@ -55,15 +55,18 @@ def _top(
 def run(
     config: ConfigArgument = None,
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run [default: a new one under runs/].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run (default: a new one under runs/).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
     engine: Annotated[str | None, typer.Option(help="Engine that runs the clients: inprocess.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Worker processes [default: the cores]; 1 runs everything here.")
+        int | None, typer.Option(help="Worker processes (default: the cores); 1 runs everything in this one.")
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
 ) -> None:
     """Train a federation on this machine.
+
+    CONFIG is a bundled configuration ([bold]fedbox configs[/]) or a YAML file; without it, quickstart. Each
+    KEY=VALUE changes one of its keys, such as train.lr=0.05 or strategy=fedprox.
 
     [bold]fedbox run[/] alone trains 20 clients on handwritten digits in under a minute. The same seed gives the same
     model, bit for bit, on any number of workers and after a kill and [bold]--resume[/].
@@ -96,7 +99,7 @@ def run(
 def strategies(
     name: Annotated[str | None, typer.Argument(help="Show this strategy's settings.")] = None,
 ) -> None:
-    """List the strategies, those of installed plugins included."""
+    """List the strategies, those of installed plugins included; with NAME, its settings."""
     from rich.table import Table
 
     from .strategies.registry import find, listings
@@ -122,7 +125,7 @@ def strategies(
 def configs(
     name: Annotated[str | None, typer.Argument(help="Show this configuration's YAML.")] = None,
 ) -> None:
-    """List the bundled configurations."""
+    """List the bundled configurations; with NAME, its YAML."""
     from rich.table import Table
 
     from .configs import ConfigError, Fault, bundled, load_config
@@ -149,7 +152,10 @@ def data(
     plot: Annotated[Path | None, typer.Option(help="Write the picture of the partition to this PNG file.")] = None,
     most: Annotated[int, typer.Option(help="Show at most so many clients.")] = 50,
 ) -> None:
-    """Show who holds what: samples of every client by class, labelled, unlabelled and test."""
+    """Show who holds what: samples of every client by class, labelled, unlabelled and test.
+
+    CONFIG and KEY=VALUE are those of [bold]fedbox run[/]; nothing is trained.
+    """
     from .data.describe import plot_partition
     from .simulations.run import check
     from .strategies.federation import Federation
@@ -178,10 +184,13 @@ def data(
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs.")],
     out: Annotated[
-        Path | None, typer.Option(help="HTML file to write [default: DIR/report.html, or report.html].")
+        Path | None, typer.Option(help="HTML file to write (default: DIR/report.html; report.html for several).")
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about one run or several: figures, curves, spread over clients, bytes."""
+    """Write one self-contained HTML page about one run or several: figures, curves, spread over clients, bytes.
+
+    DIR is the folder of a run; runs that differ in their seed alone are drawn as one, with a band.
+    """
     from .server.report import write_report
 
     target = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
