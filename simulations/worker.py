@@ -17,6 +17,7 @@ from ..client.workspace import Workspace, use
 from ..configs import Config
 from ..server.memory import peak_rss_mb
 from ..strategies.base import ArrayRecord, Message, RecordDict, remade, run_config
+from ..strategies.optim import make_optimizer
 from .driver import context_for, drive
 from .packing import pack, read_arrays
 from .protocol import Done, Setup, Task
@@ -39,7 +40,10 @@ class Worker:
 
     def setup(self, setup: Setup) -> None:
         """Build the workspace over the shared data."""
-        federation = attach(Block(setup.data_fd), setup.data, Config.model_validate_json(setup.config_json))
+        config = Config.model_validate_json(setup.config_json)
+        # torch's optimisers import a second's worth of modules when the first is made: not on a client's time.
+        make_optimizer(config.train, [torch.nn.Parameter(torch.zeros(1))], config.train.lr)
+        federation = attach(Block(setup.data_fd), setup.data, config)
         workspace = Workspace(federation, Path(setup.folder) if setup.folder else None)
         use(workspace, setup.config_json, setup.folder)
         self.broadcast = Block(setup.broadcast_fd)
@@ -80,8 +84,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
     threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(1)
-    # The first optimiser makes torch import a second's worth of modules: not on a client's time.
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     worker = Worker(Connection(pipe_fd), [Block(fd) for fd in slab_fds])
     try:
         setup = worker.pipe.recv()

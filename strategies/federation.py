@@ -41,17 +41,16 @@ class Federation:
         data = config.data
         dataset = load_dataset(data.dataset, data.root, **data.options)
         labels = dataset.train.labels
-        everything = np.arange(len(labels), dtype=np.int64)
         validation, rest = holdout(labels, data.validation_share, derive(config.seed, "validation"))
         held, kept = _server_part(config, dataset, rest)
-        rest_of_all = everything[rest][kept]
+        dealt = rest[kept]
         parts = partition(
-            labels[rest_of_all],
-            {name: values[rest_of_all] for name, values in dataset.train.attributes.items()},
+            labels[dealt],
+            {name: values[dealt] for name, values in dataset.train.attributes.items()},
             seed=derive(config.seed, "partition"),
             **data.partition.model_dump(),
         )
-        return cls(config, dataset, everything[rest][held], validation, parts.mapped(rest_of_all))
+        return cls(config, dataset, rest[held], validation, parts.mapped(dealt))
 
     def __len__(self) -> int:
         return len(self.clients)
