@@ -74,13 +74,7 @@ class DataSet:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            raise DataError(
-                f"{self.name}: train images are {self.train.images.shape[1:]} (channels, height, width), "
-                f"test images {self.test.images.shape[1:]}; both must agree"
-            )
-        if len(set(self.classes)) != len(self.classes):
-            raise DataError(f"{self.name}: class names must differ, got {list(self.classes)}")
+        check_images_and_classes(self.name, self.train.images, self.test.images, self.classes)
         for part, data in (("train", self.train), ("test", self.test)):
             if len(data) and int(data.labels.max()) >= len(self.classes):
                 row = int(np.argmax(data.labels))
@@ -93,8 +87,7 @@ class DataSet:
             raise DataError(
                 f"{self.name}: mean {self.mean} and std {self.std} need one value for each of {channels} channel(s)"
             )
-        if not all(0 <= value <= 1 for value in self.mean) or not all(value > 0 for value in self.std):
-            raise DataError(f"{self.name}: mean {self.mean} must lie in 0..1 and std {self.std} above 0")
+        check_constants(self.name, self.mean, self.std)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -107,3 +100,20 @@ def _check_array(name: str, values: object, dtype: np.dtype[np.generic], ndim: i
     if not isinstance(values, np.ndarray) or values.dtype != dtype or values.ndim != ndim:
         given = f"{values.dtype} with shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
         raise DataError(f"{name} must be a {dtype} array with {ndim} axes, got {given}")
+
+
+def check_images_and_classes(name: str, train: UInt8Array, test: UInt8Array, classes: tuple[str, ...]) -> None:
+    """Raise DataError unless the parts' images [n, c, h, w] agree in shape and the class names differ."""
+    if train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"{name}: train images are {train.shape[1:]} (channels, height, width), "
+            f"test images {test.shape[1:]}; both must agree"
+        )
+    if len(set(classes)) != len(classes):
+        raise DataError(f"{name}: class names must differ, got {list(classes)}")
+
+
+def check_constants(name: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    """Raise DataError unless the means lie in 0..1 and the standard deviations above 0."""
+    if not all(0 <= value <= 1 for value in mean) or not all(value > 0 for value in std):
+        raise DataError(f"{name}: mean {mean} must lie in 0..1 and std {std} above 0")

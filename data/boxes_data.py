@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import DataError, Int64Array, UInt8Array, _check_array
+from .arrays import DataError, Int64Array, UInt8Array, _check_array, check_constants, check_images_and_classes
 
 Float32Array = NDArray[np.float32]
 
@@ -143,13 +143,7 @@ class BoxSet:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            raise DataError(
-                f"{self.name}: train images are {self.train.images.shape[1:]} (channels, height, width), "
-                f"test images {self.test.images.shape[1:]}; both must agree"
-            )
-        if len(set(self.classes)) != len(self.classes):
-            raise DataError(f"{self.name}: class names must differ, got {list(self.classes)}")
+        check_images_and_classes(self.name, self.train.images, self.test.images, self.classes)
         for part, data in (("train", self.train), ("test", self.test)):
             if len(data.box_labels) and int(data.box_labels.max()) >= len(self.classes):
                 row = int(np.argmax(data.box_labels))
@@ -159,8 +153,7 @@ class BoxSet:
                 )
         if not len(self.mean) == len(self.std) == self.shape[0]:
             raise DataError(f"{self.name}: mean {self.mean} and std {self.std} need one value for each channel")
-        if not all(0 <= value <= 1 for value in self.mean) or not all(value > 0 for value in self.std):
-            raise DataError(f"{self.name}: mean {self.mean} must lie in 0..1 and std {self.std} above 0")
+        check_constants(self.name, self.mean, self.std)
 
     @property
     def shape(self) -> tuple[int, int, int]:
