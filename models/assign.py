@@ -23,10 +23,8 @@ import torch
 from torch import Tensor
 
 from .boxes import aligned_iou, area, clip
-from .detector import Predictions
+from .detections import Predictions, Target
 from .errors import ModelError
-
-Target = tuple[Tensor, Tensor]  # the boxes [m, 4] (xyxy, pixels) and labels [m] (int64) of one image
 
 RADIUS = 2.5  # in strides
 IOU_COST = 3.0

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from .classifiers import Shape, cnn, mlp, resnet
-from .detector import Predictions, detector
+from .detections import Detections, ObjectDetector, Predictions
+from .detector import detector
 from .errors import ModelError, did_you_mean
 from .parts import parts
 
@@ -68,7 +69,7 @@ def find_model(name: str) -> Callable[..., Any]:
 def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
     """Raise ModelError unless `model` turns float32 [2, *shape] into finite logits [2, classes].
 
-    A detector turns them into Predictions of so many classes instead.
+    A detector (`ObjectDetector`) turns them into raw predictions instead, and those into Detections.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name!r} returned {type(model).__name__}; wanted a torch.nn.Module.")
@@ -79,11 +80,8 @@ def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
     if not any(True for _ in model.parameters()):
         raise ModelError(f"model {name!r} returned a {type(model).__name__} without parameters; {wanted}.")
     out = _forward(name, model, shape, wanted)
-    if isinstance(out, Predictions):
-        if out.classes.shape[0] != 2 or out.classes.shape[2] != classes:
-            raise ModelError(
-                f"model {name!r}: its Predictions are for {out.classes.shape[2]} classes; wanted {classes}."
-            )
+    if isinstance(model, ObjectDetector):
+        _check_detector(name, model, out, shape, classes)
         parts(model)
         return
     if not isinstance(out, torch.Tensor):
@@ -93,6 +91,14 @@ def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
     if not bool(torch.isfinite(out).all()):
         raise ModelError(f"model {name!r}: a batch of zeros gave logits that are not finite; {wanted}.")
     parts(model)  # refuses tied weights; only now, for the forward has filled what was lazy
+
+
+def _check_detector(name: str, model: ObjectDetector, out: object, shape: Shape, classes: int) -> None:
+    if isinstance(out, Predictions) and (out.classes.shape[0] != 2 or out.classes.shape[2] != classes):
+        raise ModelError(f"model {name!r}: its Predictions are for {out.classes.shape[2]} classes; wanted {classes}.")
+    found: object = model.detect(torch.zeros(2, *shape), 0.5)
+    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(each, Detections) for each in found):
+        raise ModelError(f"model {name!r}: its detect must give a list of Detections, one for each image.")
 
 
 def _forward(name: str, model: nn.Module, shape: Shape, wanted: str) -> object:

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .assign import Target, assign, check_targets
+from .assign import assign, check_targets
 from .boxes import aligned_iou
-from .detector import Detections, Predictions
+from .detections import Detections, Losses, Predictions, Target
 from .errors import ModelError
-
-__all__ = ["BALANCE", "Balance", "Losses", "Target", "pseudo_loss", "supervised_loss"]
 
 CROWD = 0.05  # share of the points; about as many answer for a box, so each of these weighs about 1 over their number
 
@@ -33,28 +31,18 @@ class Balance(NamedTuple):
 BALANCE = Balance()
 
 
-class Losses(NamedTuple):
-    """Scalars: `total`, the weighted sum to train on, and its terms before weighting.
-
-    box: mean of 1 - CIoU over the points with a box term; cls: cross-entropy, summed over the classes, mean over the
-    points with a class term; objectness: see `supervised_loss`.
-    """
-
-    total: Tensor
-    box: Tensor
-    objectness: Tensor
-    cls: Tensor
-
-
 def supervised_loss(
     predictions: Predictions, targets: Sequence[Target], balance: Balance = BALANCE, gamma: float = 0.0
 ) -> Losses:
     """Return the Losses against the labels: (boxes [m, 4], labels [m]) for each of the b images, m >= 0.
 
-    objectness: the sum of the cross-entropies of all points over CROWD of their number, so that images without a box
-    weigh as much as others; gamma: 0 is plain cross-entropy, above 0 focal loss on objectness and classes, with which
-    semi-supervised training collapsed in the FedSTO paper. All terms are finite, and objectness has a gradient, when
-    no image has a box. Raises ModelError for a target that does not fit.
+    box: mean of 1 - CIoU over the points with a box term. cls: cross-entropy, summed over the classes, mean over the
+    points with a class term. objectness: the sum of the cross-entropies of all points over CROWD of their number, so
+    that images without a box weigh as much as others.
+
+    gamma: 0 is plain cross-entropy, above 0 focal loss on objectness and classes, with which semi-supervised training
+    collapsed in the FedSTO paper. All terms are finite, and objectness has a gradient, when no image has a box. Raises
+    ModelError for a target that does not fit.
     """
     check_targets(predictions, targets)
     labels = torch.cat([each[1] for each in targets])

@@ -6,13 +6,16 @@ objectness and a box relative to the cell's centre. Plain convolutions and ReLU 
 fastest. The weights lie in channels-last format.
 """
 
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from .boxes import batched_nms, clip
 from .classifiers import Shape
+from .detection_loss import pseudo_loss, supervised_loss
+from .detections import Detections, Losses, Predictions, Target
 from .detector_parts import STRIDES, Backbone, Head, Neck, Size
 from .errors import ModelError, did_you_mean
 
@@ -24,33 +27,6 @@ SIZES = {
     "small": Size((16, 32, 64, 88, 128), (1, 1, 1), 64, 2),
     "medium": Size((24, 48, 80, 120, 160), (1, 1, 1), 88, 2),
 }
-
-
-class Predictions(NamedTuple):
-    """What the detector tells of b images at p points.
-
-    classes: logits [b, p, classes]; objectness: logits [b, p]; boxes: [b, p, 4] xyxy in pixels, not clipped;
-    points: [p, 2] centres of the cells in pixels; strides: [p] sides of the cells in pixels.
-    """
-
-    classes: Tensor
-    objectness: Tensor
-    boxes: Tensor
-    points: Tensor
-    strides: Tensor
-
-
-class Detections(NamedTuple):
-    """The objects found in one image, best first; also the pseudo-labels that a teacher gives to a student.
-
-    boxes: [n, 4] xyxy in pixels; scores: [n], objectness x probability of the class, within 0 and 1;
-    labels: [n] int64; objectness: [n] within 0 and 1.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    objectness: Tensor
 
 
 class Detector(nn.Module):
@@ -72,6 +48,16 @@ class Detector(nn.Module):
         half = (SIDE / 2) * strides[:, None] * raw[..., 2:4].clamp(-LIMIT, LIMIT).exp()
         boxes = torch.cat((centre - half, centre + half), dim=2)
         return Predictions(raw[..., 5:], raw[..., 4], boxes, points, strides)
+
+    def loss(self, predictions: Predictions, targets: Sequence[Target]) -> Losses:
+        """Return the losses against labels; see detection_loss.py."""
+        return supervised_loss(predictions, targets)
+
+    def pseudo_loss(
+        self, predictions: Predictions, pseudo: Sequence[Detections], low: float = 0.1, high: float = 0.6
+    ) -> Losses:
+        """Return the losses against a teacher's detections; see detection_loss.py."""
+        return pseudo_loss(predictions, pseudo, low, high)
 
     @torch.no_grad()
     def detect(self, x: Tensor, confidence: float = 0.1, iou: float = 0.65, most: int = 100) -> list[Detections]:

@@ -1,7 +1,7 @@
 """Images with boxes as a strategy sees them: the detection task's loss and its measure, COCO's average precision."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..data.box_views import Targets
 from ..data.boxes_data import BoxData
 from ..data.coco_map import coco_metrics
-from ..models.detection_loss import supervised_loss
+from ..models.detections import ObjectDetector
 from .samples import Batch, Metrics, Samples
 
 # A detection needs a score above this to be counted; low, since average precision ranks all of them.
@@ -61,7 +61,7 @@ class BoxSamples(Samples):
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the supervised loss: CIoU of boxes, cross-entropy of classes and objectness (FedSTO, section 4)."""
-        return supervised_loss(model(batch.x), batch.y).total
+        return cast(ObjectDetector, model).loss(model(batch.x), batch.y).total
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> Metrics:

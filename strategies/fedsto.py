@@ -24,7 +24,7 @@ from torch import Tensor
 from ..data.box_views import Targets
 from ..models import FlatModel
 from ..models.detection_loss import pseudo_loss
-from ..models.detector import Detections
+from ..models.detections import Detections
 from .box_samples import BoxSamples
 from .contract import Arrays, Ask, Batch, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site, Update
 from .orthogonal import orthogonality

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from ..data.box_views import Targets
 from ..data.coco_map import match_quality
-from ..models.detector import Detections
+from ..models.detections import Detections
 from .samples import Metrics
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from fedbox.models.assign import assign
 from fedbox.models.boxes import aligned_iou
-from fedbox.models.detector import Predictions, grid
+from fedbox.models.detections import Predictions
+from fedbox.models.detector import grid
 from fedbox.models.errors import ModelError
 
 SIDE, CLASSES = 64, 2

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedbox.models.detection_loss import CROWD, Balance, Losses, pseudo_loss, supervised_loss
-from fedbox.models.detector import Detections, Predictions
+from fedbox.models.detection_loss import CROWD, Balance, pseudo_loss, supervised_loss
+from fedbox.models.detections import Detections, Losses, Predictions
 from fedbox.models.errors import ModelError
 
 # Two cells of 32 pixels beside each other, an image of 64 x 32, two classes. The box below lies in the left cell.

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from fedbox.models import FlatModel, ModelError, buffer_names, part_names, shared_names
 from fedbox.models.boxes import pairwise_iou
 from fedbox.models.detection_loss import supervised_loss
-from fedbox.models.detector import SIZES, Detector, Predictions, detector, grid, select
+from fedbox.models.detections import Predictions
+from fedbox.models.detector import SIZES, Detector, detector, grid, select
 
 NORMS = ("group", "batch")
 SHAPE = (3, 96, 96)
