@@ -8,14 +8,11 @@ commands, so that `fedbox --help` answers at once.
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from . import __version__
-
-if TYPE_CHECKING:
-    from .configs import Config
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,6 +58,9 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: the cores); 1 runs everything in this one.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the data, build the model, say what a run would do, and stop there.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show errors only.")] = False,
 ) -> None:
     """Train a federation on this machine.
@@ -71,9 +71,13 @@ def run(
     [bold]fedbox run[/] alone trains 20 clients on handwritten digits in under a minute. The same seed gives the same
     model, bit for bit, on any number of workers and after a kill and [bold]--resume[/].
 
+    [bold]--dry-run[/] trains and writes nothing. It ends as the run would that finds a fault before its first round, or
+    shows who holds what, the weights of each part of the model, and the bytes that travel.
+
     [dim]fedbox run quickstart strategy=fedprox settings.fedprox.mu=0.1 --out runs/prox[/]
     """
-    from .server.console import summary_table
+    from .server.console import plan_table, summary_table
+    from .simulations.plan import plan
     from .simulations.run import check, raise_on_sigterm, run_config
 
     source, changes = _split(config, overrides)
@@ -85,6 +89,11 @@ def run(
         source = str(out / "config.yaml")
     raise_on_sigterm()
     checked = check(source or "quickstart", changes)
+    if dry_run:
+        table = plan_table(checked.name, plan(checked))
+        if not quiet:
+            _print(table)
+        return
     try:
         result = run_config(checked, out=out, resume=resume, progress=not quiet)
     except KeyboardInterrupt:  # told here: typer would end the program without a word
@@ -157,6 +166,7 @@ def data(
     CONFIG and KEY=VALUE are those of [bold]fedbox run[/]; nothing is trained.
     """
     from .data.describe import plot_partition
+    from .server.console import partition_table
     from .simulations.run import check
     from .strategies.federation import Federation
 
@@ -164,7 +174,7 @@ def data(
     checked = check(source or "quickstart", changes)
     federation = Federation.prepare(checked)
     held = federation.table()
-    _print(_data_table(federation, held, most))
+    _print(partition_table(federation, held, most))
     typer.echo(
         f"server: {len(federation.server)} labelled samples, {len(federation.dataset.test)} for testing, "
         f"{len(federation.validation)} for validation"
@@ -203,32 +213,6 @@ def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None,
     if config is not None and "=" in config and not Path(config).exists():
         return None, [config, *changes]
     return config, changes
-
-
-def _data_table(federation: Any, held: Any, most: int) -> Any:
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    config: Config = federation.config
-    rule = config.data.partition
-    title = f"{federation.dataset.name}: {len(federation)} clients, {rule.kind}"
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, pad_edge=False)
-    table.add_column("client", no_wrap=True, min_width=9)
-    for label in federation.dataset.classes:
-        table.add_column(label, justify="right", no_wrap=True, max_width=7)
-    for role in ("labelled", "unlabelled", "test"):
-        table.add_column(role, justify="right", no_wrap=True, min_width=len(role))
-    total = held.labelled + held.unlabelled
-    roles = [rows.sum(axis=1) for rows in (held.labelled, held.unlabelled, held.test)]
-    for number in range(min(len(federation), most)):
-        name = federation.name(number)
-        if federation.clients.keys is not None:
-            name += f" ({federation.clients.keys[number]})"
-        cells = [str(count) if count else "[dim].[/]" for count in total[number]]
-        table.add_row(name, *cells, *(str(int(sums[number])) for sums in roles))
-    if len(federation) > most:
-        table.caption = f"and {len(federation) - most} more clients (--most)"
-    return table
 
 
 def _print(what: Any) -> None:

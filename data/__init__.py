@@ -11,6 +11,7 @@ from .describe import ClientTable, client_table, plot_partition
 from .partition import Partition, partition
 from .registry import DATASETS, available_datasets, dataset_options, load_dataset
 from .roles import Roles, assign_roles, holdout, server_share
+from .rows import Rows
 from .views import Views
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ImageData",
     "Partition",
     "Roles",
+    "Rows",
     "Targets",
     "Views",
     "assign_roles",

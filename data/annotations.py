@@ -1,27 +1,16 @@
-"""What the readers of detection data share: how boxes follow a resized picture, and which are bad.
+"""What the readers of detection data share: pictures with marks, as their files have them, and their options."""
 
-A picture is scaled to fit into the wanted size, keeps its proportions and lies in the middle of grey
-margins; its boxes move along. A box that reaches out of its picture is clipped; one that then has no area
-is bad.
-"""
-
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from .arrays import DataError, UInt8Array
-from .boxes_data import BoxData
+from .arrays import DataError
 from .draws import generator
-from .pictures import decode
 from .trees import Tree
-
-log = logging.getLogger(__name__)
 
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 BoxSize = Side | tuple[Side, Side]
@@ -29,12 +18,12 @@ BadBoxes = Literal["error", "drop"]
 Limit = Annotated[int, Field(ge=1)] | None
 TestLimit = Annotated[int, Field(ge=0)] | None
 MinSide = Annotated[float, Field(ge=0)]
+CacheFolder = Path | None
 
 # Real photographs: the constants of ImageNet.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNKNOWN = "unknown"
-_MARGIN = 114
-_SHOWN = 5  # faults told in full
+SHOWN = 5  # faults told in full
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ def check_present(tree: Tree, pictures: Sequence[Picture]) -> None:
     """Raise DataError that names the pictures which the annotations speak of and which are not there."""
     lost = [picture for picture in pictures if not tree.has(picture.path)]
     if lost:
-        told = "; ".join(f"{picture.where}: {picture.path!r}" for picture in lost[:_SHOWN])
+        told = "; ".join(f"{picture.where}: {picture.path!r}" for picture in lost[:SHOWN])
         hint = "; are these the annotations of other pictures?" if len(lost) == len(pictures) else ""
         raise DataError(f"{len(lost)} of {len(pictures)} pictures are not in {tree.place}{hint} ({told})")
 
@@ -95,124 +84,6 @@ def chosen_classes(known: Sequence[str], wanted: Sequence[str] | None, where: st
     if unknown or not wanted:
         raise DataError(f"{where} has no class {', '.join(unknown) or '(none wanted)'}; it has {', '.join(known)}")
     return tuple(wanted)
-
-
-@dataclass(frozen=True)
-class Framing:
-    """How pictures become images of one size, and what happens to their boxes (see `build`)."""
-
-    size: BoxSize
-    min_side: float
-    bad_boxes: BadBoxes
-
-    @property
-    def frame(self) -> tuple[int, int]:
-        """Height and width."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    def parts(
-        self, tree: Tree, train: Sequence[Picture], test: Sequence[Picture], limits: tuple[int | None, int | None]
-    ) -> tuple[BoxData, BoxData]:
-        """Decode both parts, each limited, with the same attributes."""
-        if not train:
-            raise DataError(f"{tree.place} has no train pictures")
-        check_present(tree, [*train, *test])
-        names = sorted({name for picture in [*train, *test] for name in picture.attributes})
-        kept = limited(train, limits[0], "train"), limited(test, limits[1], "test")
-        return self.build(tree, kept[0], names), self.build(tree, kept[1], names)
-
-    def build(self, tree: Tree, pictures: Sequence[Picture], attributes: Sequence[str]) -> BoxData:
-        """Decode pictures and move their boxes along.
-
-        Boxes with a side under min_side pixels afterwards are left out. Raises DataError for a picture that
-        does not decode or has another size than claimed and, unless bad_boxes is "drop", for bad boxes.
-        """
-        images = np.empty((len(pictures), 3, *self.frame), np.uint8)
-        boxes: list[tuple[float, ...]] = []
-        labels: list[int] = []
-        counts: list[int] = []
-        faults: list[str] = []
-        for row, picture in enumerate(pictures):
-            images[row], move = self._framed(tree, picture)
-            before = len(boxes)
-            for mark in picture.marks:
-                moved, fault = move(mark)
-                if fault:
-                    faults.append(f"{mark.where}: {fault}")
-                elif min(moved[2] - moved[0], moved[3] - moved[1]) >= self.min_side:
-                    boxes.append(moved)
-                    labels.append(mark.label)
-            counts.append(len(boxes) - before)
-        self._tell(faults)
-        columns = {
-            name: np.array([picture.attributes.get(name, UNKNOWN) for picture in pictures], np.str_)
-            for name in attributes
-        }
-        return BoxData(
-            images,
-            np.array(boxes, np.float32).reshape(-1, 4),
-            np.array(labels, np.int64),
-            np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
-            columns,
-            np.array([picture.path for picture in pictures], np.str_),
-        )
-
-    def _framed(
-        self, tree: Tree, picture: Picture
-    ) -> tuple[UInt8Array, Callable[[Mark], tuple[tuple[float, ...], str]]]:
-        """Return the image, uint8 [3, h, w], and a function that moves a mark: (corners, fault or "")."""
-        pixels = decode(tree.read(picture.path), tree.full(picture.path), 3, None)
-        height, width = pixels.shape[1:]
-        if picture.size is not None and picture.size != (width, height):
-            raise DataError(
-                f"{picture.where}: {picture.path} is {width} x {height} (width x height) but the annotations say "
-                f"{picture.size[0]} x {picture.size[1]}; are they those of other pictures?"
-            )
-        image, scale, shift = letterbox(pixels, self.frame)
-        extent = np.array((width, height))
-        unit = extent if picture.shares else 1
-
-        def move(mark: Mark) -> tuple[tuple[float, ...], str]:
-            corners = np.array(mark.corners, np.float64).reshape(2, 2) * unit
-            told = f"box {[round(float(value), 2) for value in corners.ravel()]}"
-            if not np.isfinite(corners).all() or (corners[1] <= corners[0]).any():
-                return (), f"{told} has no area (x1 < x2 and y1 < y2 are needed)"
-            moved = (np.clip(corners, 0, extent) * scale + shift).astype(np.float32)
-            if (moved[1] <= moved[0]).any():
-                return (), f"{told} lies outside its picture of {width} x {height} pixels"
-            return tuple(moved.ravel().tolist()), ""
-
-        return image, move
-
-    def _tell(self, faults: Sequence[str]) -> None:
-        if not faults:
-            return
-        told = "; ".join(faults[:_SHOWN]) + (f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else "")
-        if self.bad_boxes == "error":
-            raise DataError(f"{len(faults)} bad box(es); set bad_boxes: drop to leave them out: {told}")
-        log.warning("%d bad box(es) left out: %s", len(faults), told)
-
-
-def letterbox(
-    pixels: UInt8Array, frame: tuple[int, int]
-) -> tuple[UInt8Array, NDArray[np.float64], NDArray[np.float64]]:
-    """Fit pixels [c, h, w] into `frame` (height, width), its proportions kept, in the middle of grey margins.
-
-    Returns the image [c, *frame], the scale of x and y, and the shift of x and y: new = old * scale + shift.
-    Scales differ by the rounding to whole pixels only.
-    """
-    from PIL import Image
-
-    height, width = pixels.shape[1:]
-    ratio = min(frame[0] / height, frame[1] / width)
-    new = max(round(width * ratio), 1), max(round(height * ratio), 1)
-    image = np.full((len(pixels), *frame), _MARGIN, np.uint8)
-    left, top = (frame[1] - new[0]) // 2, (frame[0] - new[1]) // 2
-    if new != (width, height):
-        picture = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        pixels = np.asarray(picture.resize(new, Image.Resampling.BILINEAR)).transpose(2, 0, 1)
-    image[:, top : top + new[1], left : left + new[0]] = pixels
-    return image, np.array(new) / (width, height), np.array((left, top), np.float64)
 
 
 def numbers(values: object, count: int, where: str) -> tuple[float, ...]:

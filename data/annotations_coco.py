@@ -13,7 +13,7 @@ from .annotations import (
     STD,
     BadBoxes,
     BoxSize,
-    Framing,
+    CacheFolder,
     Limit,
     Mark,
     MinSide,
@@ -28,6 +28,7 @@ from .annotations import (
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
+from .framing import Framing
 from .trees import Tree
 
 _OWN_KEYS = ("id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured")
@@ -56,6 +57,7 @@ def read_coco(
     limit: Limit = None,
     test_limit: TestLimit = None,
     bad_boxes: BadBoxes = "error",
+    cache: CacheFolder = None,
 ) -> BoxSet:
     """Read COCO annotation files and their pictures from a folder, a zip archive or a folder with just one.
 
@@ -63,7 +65,8 @@ def read_coco(
     (test_images is `images` if not given); file names count from there, or else from the root.
     size: side or [height, width] in pixels, multiples of 32. classes: those to keep, in this order.
     min_side: boxes with a shorter side, in pixels of the new size, are left out. limit, test_limit: read so
-    many pictures, the first of a fixed shuffle. bad_boxes: "error", or "drop" to leave them out.
+    many pictures, the first of a fixed shuffle. bad_boxes: "error", or "drop" to leave them out. cache: a folder
+    for the decoded images, from which they are mapped instead of being held in memory; see `image_cache`.
 
     Raises DataError that names the file and the record or line for whatever does not fit.
     """
@@ -72,7 +75,7 @@ def read_coco(
     names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
     folders = (images, images if test_images is None else test_images)
     pictures = [_pictures(tree, part, place, names) for part, place in zip(parts, folders, strict=False)]
-    framing = Framing(size, min_side, bad_boxes)
+    framing = Framing(size, min_side, bad_boxes, cache)
     data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
     return BoxSet("coco", *data, names, MEAN, STD)
 
@@ -87,6 +90,7 @@ def read_soda10m(
     limit: Limit = None,
     test_limit: TestLimit = None,
     bad_boxes: BadBoxes = "error",
+    cache: CacheFolder = None,
 ) -> BoxSet:
     """Read SODA10M: labeled/annotations/instance_{train,val}.json with the pictures in labeled/{train,val}.
 
@@ -110,7 +114,7 @@ def read_soda10m(
         if not bare:
             raise DataError(f"{tree.full(unlabelled)} holds no pictures")
         train += [Picture(path, tree.full(unlabelled), attributes={"labels": "no"}) for path in bare]
-    data = Framing(size, min_side, bad_boxes).parts(tree, train, test, (limit, test_limit))
+    data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
     return BoxSet("soda10m", *data, names, MEAN, STD)
 
 

@@ -9,7 +9,7 @@ from .annotations import (
     STD,
     BadBoxes,
     BoxSize,
-    Framing,
+    CacheFolder,
     Limit,
     Mark,
     MinSide,
@@ -24,6 +24,7 @@ from .annotations import (
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
+from .framing import Framing
 from .trees import Tree
 
 FEDSTO_CLASSES = ("person", "car", "bus", "truck", "traffic sign")
@@ -61,6 +62,7 @@ def read_bdd100k(
     limit: Limit = None,
     test_limit: TestLimit = None,
     bad_boxes: BadBoxes = "error",
+    cache: CacheFolder = None,
 ) -> BoxSet:
     """Read BDD100K: images/100k/{train,val} and labels/det_20/det_{train,val}.json, or the files of 2018.
 
@@ -79,7 +81,7 @@ def read_bdd100k(
         places = {f"{place}{file.format(part)}": place for place in _BDD_PLACES for file in _BDD_FILES}
         path = tree.first(list(places), f"BDD100K's labels of {part}")
         parts.append(_bdd_pictures(tree, path, f"{places[path]}images/100k/{part}", names, weathers))
-    data = Framing(size, min_side, bad_boxes).parts(tree, parts[0], parts[1], (limit, test_limit))
+    data = Framing(size, min_side, bad_boxes, cache).parts(tree, parts[0], parts[1], (limit, test_limit))
     return BoxSet("bdd100k", *data, names, MEAN, STD)
 
 
@@ -131,6 +133,7 @@ def read_cityscapes(
     limit: Limit = None,
     test_limit: TestLimit = None,
     bad_boxes: BadBoxes = "error",
+    cache: CacheFolder = None,
 ) -> BoxSet:
     """Read Cityscapes: leftImg8bit/{train,val}/<city>/ and gtFine/{train,val}/<city>/*_polygons.json.
 
@@ -144,7 +147,7 @@ def read_cityscapes(
     tree = Tree("cityscapes", root, layout, ("leftImg8bit", annotations))
     names = chosen_classes(CITYSCAPES_CLASSES, classes, "Cityscapes")
     train, test = (_city_pictures(tree, annotations, part, names) for part in ("train", "val"))
-    data = Framing(size, min_side, bad_boxes).parts(tree, train, test, (limit, test_limit))
+    data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
     return BoxSet("cityscapes", *data, names, MEAN, STD)
 
 

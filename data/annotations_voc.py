@@ -14,7 +14,7 @@ from .annotations import (
     STD,
     BadBoxes,
     BoxSize,
-    Framing,
+    CacheFolder,
     Limit,
     Mark,
     MinSide,
@@ -27,6 +27,7 @@ from .annotations import (
 from .arrays import DataError
 from .boxes_data import BoxSet
 from .folder import SUFFIXES
+from .framing import Framing
 from .trees import Tree
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def read_voc(
     limit: Limit = None,
     test_limit: TestLimit = None,
     bad_boxes: BadBoxes = "error",
+    cache: CacheFolder = None,
 ) -> BoxSet:
     """Read Pascal VOC from a folder, a zip archive or a folder with just one.
 
@@ -84,7 +86,7 @@ def read_voc(
     known = sorted({thing.name for note in notes[0] for thing in note.things})
     names = chosen_classes(known, classes, tree.full(f"ImageSets/Main/{train}.txt"))
     pictures = [[_picture(tree, note, names, known, difficult) for note in part] for part in notes]
-    framing = Framing(size, min_side, bad_boxes)
+    framing = Framing(size, min_side, bad_boxes, cache)
     data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
     return BoxSet("voc", *data, names, MEAN, STD)
 

@@ -14,7 +14,7 @@ from .annotations import (
     STD,
     BadBoxes,
     BoxSize,
-    Framing,
+    CacheFolder,
     Limit,
     Mark,
     MinSide,
@@ -25,6 +25,7 @@ from .annotations import (
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
+from .framing import Framing
 from .trees import Tree
 
 # Where the pictures of a part may lie, if no data.yaml says so.
@@ -45,6 +46,7 @@ def read_yolo(
     limit: Limit = None,
     test_limit: TestLimit = None,
     bad_boxes: BadBoxes = "error",
+    cache: CacheFolder = None,
 ) -> BoxSet:
     """Read pictures and their YOLO label files from a folder, a zip archive or a folder with just one.
 
@@ -62,7 +64,7 @@ def read_yolo(
     number = {known.index(name): index for index, name in enumerate(chosen)}
     parts = [_pictures(tree, part, config, len(known), number) for part in (train, test) if part is not None]
     pictures = parts[0], parts[1] if test is not None else []
-    framed = Framing(size, min_side, bad_boxes).parts(tree, *pictures, (limit, test_limit))
+    framed = Framing(size, min_side, bad_boxes, cache).parts(tree, *pictures, (limit, test_limit))
     return BoxSet("yolo", *framed, chosen, MEAN, STD)
 
 

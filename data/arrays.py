@@ -74,7 +74,7 @@ class DataSet:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        check_images_and_classes(self.name, self.train.images, self.test.images, self.classes)
+        check_shapes_and_classes(self.name, self.train.images.shape, self.test.images.shape, self.classes)
         for part, data in (("train", self.train), ("test", self.test)):
             if len(data) and int(data.labels.max()) >= len(self.classes):
                 row = int(np.argmax(data.labels))
@@ -102,12 +102,13 @@ def _check_array(name: str, values: object, dtype: np.dtype[np.generic], ndim: i
         raise DataError(f"{name} must be a {dtype} array with {ndim} axes, got {given}")
 
 
-def check_images_and_classes(name: str, train: UInt8Array, test: UInt8Array, classes: tuple[str, ...]) -> None:
-    """Raise DataError unless the parts' images [n, c, h, w] agree in shape and the class names differ."""
-    if train.shape[1:] != test.shape[1:]:
+def check_shapes_and_classes(
+    name: str, train: tuple[int, ...], test: tuple[int, ...], classes: tuple[str, ...]
+) -> None:
+    """Raise DataError unless the shapes of the parts' images, [n, c, h, w], agree and the class names differ."""
+    if train[1:] != test[1:]:
         raise DataError(
-            f"{name}: train images are {train.shape[1:]} (channels, height, width), "
-            f"test images {test.shape[1:]}; both must agree"
+            f"{name}: train images are {train[1:]} (channels, height, width), test images {test[1:]}; both must agree"
         )
     if len(set(classes)) != len(classes):
         raise DataError(f"{name}: class names must differ, got {list(classes)}")

@@ -1,4 +1,4 @@
-"""Images with boxes, held in memory: the two value types that every detection reader returns."""
+"""Images with boxes, in memory or mapped from a file: the two value types that every detection reader returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import DataError, Int64Array, UInt8Array, _check_array, check_constants, check_images_and_classes
+from .arrays import DataError, Int64Array, UInt8Array, _check_array, check_constants, check_shapes_and_classes
+from .rows import Rows
 
 Float32Array = NDArray[np.float32]
 
@@ -22,7 +23,7 @@ _FIELDS = (
 class BoxData:
     """Images with any number of boxes each.
 
-    images: uint8, [n, c, h, w], values 0..255.
+    images: uint8, [n, c, h, w], values 0..255; as `Rows` they stay in their file until they are indexed.
     boxes: float32, [m, 4], x1, y1, x2, y2 in pixels of the image; 0 is the left or upper edge of the first
     pixel, w or h the far edge of the last one. Each lies inside its image and has an area.
     box_labels: int64, [m], each at least 0.
@@ -33,7 +34,7 @@ class BoxData:
     Raises DataError if a type, a shape, a length or a value does not fit.
     """
 
-    images: UInt8Array
+    images: UInt8Array | Rows
     boxes: Float32Array
     box_labels: Int64Array
     offsets: Int64Array
@@ -42,7 +43,8 @@ class BoxData:
 
     def __post_init__(self) -> None:
         for name, dtype, ndim in _FIELDS:
-            _check_array(name, getattr(self, name), np.dtype(dtype), ndim)
+            if not isinstance(getattr(self, name), Rows):
+                _check_array(name, getattr(self, name), np.dtype(dtype), ndim)
         self._check_lengths()
         self._check_values()
 
@@ -78,13 +80,16 @@ class BoxData:
         return self.boxes[part], self.box_labels[part]
 
     def take(self, indices: Int64Array) -> "BoxData":
-        """Return the images at `indices` (int64, [m]), in that order, with their boxes and attributes."""
+        """Return the images at `indices` (int64, [m]), in that order, with their boxes and attributes.
+
+        Images in memory are copied; those in a file stay there.
+        """
         counts = self.counts[indices]
         offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
         # Row numbers of the chosen boxes: each image's start, counted up.
         rows = np.repeat(self.offsets[:-1][indices] - offsets[:-1], counts) + np.arange(offsets[-1])
         return BoxData(
-            self.images[indices],
+            self.images.take(indices) if isinstance(self.images, Rows) else self.images[indices],
             self.boxes[rows],
             self.box_labels[rows],
             offsets,
@@ -143,7 +148,7 @@ class BoxSet:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        check_images_and_classes(self.name, self.train.images, self.test.images, self.classes)
+        check_shapes_and_classes(self.name, self.train.images.shape, self.test.images.shape, self.classes)
         for part, data in (("train", self.train), ("test", self.test)):
             if len(data.box_labels) and int(data.box_labels.max()) >= len(self.classes):
                 row = int(np.argmax(data.box_labels))

@@ -2,12 +2,15 @@
 
 import io
 from collections.abc import Iterable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import Field
 
 from .arrays import DataError, UInt8Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Side = Annotated[int, Field(ge=1)]
 Size = Side | tuple[Side, Side] | None
@@ -15,31 +18,42 @@ Size = Side | tuple[Side, Side] | None
 _DEEP_MODES = ("I", "F")
 
 
-def decode(raw: bytes, name: str, channels: int | None, size: Size) -> UInt8Array:
-    """Decode a PNG, JPEG or other picture to uint8 [c, h, w].
+def opened(raw: bytes, name: str, channels: int | None) -> "Image":
+    """Decode a PNG, JPEG or other picture to a Pillow image of mode L or RGB, upright whatever its EXIF data say.
 
-    channels: 1 (grey), 3 (colour) or None for what the picture has. size: side, (h, w), or None to leave it.
-    `name` says in an error which picture it was. Raises DataError if it does not decode.
+    channels: 1 (grey), 3 (colour) or None for what the picture has. `name` says in an error which picture it was.
+    Raises DataError if it does not decode.
     """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(raw)) as opened:
-            picture = ImageOps.exif_transpose(opened)
+        with Image.open(io.BytesIO(raw)) as picture:
             picture.load()
+            ImageOps.exif_transpose(picture, in_place=True)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name} does not decode as a picture: {error}") from error
     if picture.mode.startswith(_DEEP_MODES):
         raise DataError(f"{name} has more than 8 bits a value (mode {picture.mode}); convert it to 8 bits first")
     if channels is None:
         channels = 1 if picture.mode in ("1", "L", "LA") else 3
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    return picture if picture.mode == mode else picture.convert(mode)
+
+
+def decode(raw: bytes, name: str, channels: int | None, size: Size) -> UInt8Array:
+    """Decode a picture as `opened` does to uint8 [c, h, w].
+
+    size: side, (h, w), or None to leave it. Raises DataError if it does not decode.
+    """
+    from PIL import Image
+
+    picture = opened(raw, name, channels)
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, np.uint8)
-    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def decode_all(pictures: Iterable[tuple[str, bytes]], count: int, channels: int | None, size: Size) -> UInt8Array:

@@ -49,7 +49,7 @@ ENTRY_POINTS = "fedbox.datasets"
 
 
 def load_dataset(dataset: str, root: str | Path | None = None, **options: Any) -> DataSet | BoxSet:
-    """Read a data set into memory.
+    """Read a data set, into memory unless its options say otherwise.
 
     dataset: a name in DATASETS, a name in the entry-point group `fedbox.datasets`, or `module:callable`,
     which is called as callable(root, **options) and must return a DataSet.

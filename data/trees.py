@@ -1,6 +1,7 @@
 """The files of a data set, in a folder or in a zip archive, by the same paths."""
 
 import json
+import threading
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,8 @@ class Tree:
             archives = sorted(place.glob("*.zip"))
             if len(archives) == 1 and not any((place / name).exists() for name in holds):
                 place = archives[0]
-        self.place = place
+        self.dataset, self.place = dataset, place
+        self._lock = threading.Lock()
         self._archive: zipfile.ZipFile | None = None
         if place.is_file():
             try:
@@ -38,6 +40,11 @@ class Tree:
     def full(self, path: str) -> str:
         """Return how messages call a file."""
         return f"{self.place}/{path}"
+
+    @property
+    def origin(self) -> str:
+        """Where the files lie, for a folder; empty for an archive, whose `stamp` is enough."""
+        return "" if self._archive is not None else str(self.place.resolve())
 
     def has(self, path: str) -> bool:
         """Say whether there is such a file."""
@@ -67,9 +74,25 @@ class Tree:
         if self._archive is None:
             return read_bytes(self.place / path)
         try:
-            return self._archive.read(path)
+            with self._lock:
+                return self._archive.read(path)
         # RuntimeError: an encrypted archive. NotImplementedError: a compression this Python lacks.
         except (KeyError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+            raise DataError(f"{self.full(path)} cannot be read: {error}") from error
+
+    def stamp(self, path: str) -> str:
+        """Return what differs when a file does, without reading it: its size, and a checksum or the time of its change.
+
+        Only files of an archive have a checksum; those of different folders are told apart by `origin`.
+        Raises DataError naming a file that is not there.
+        """
+        try:
+            if self._archive is not None:
+                info = self._archive.getinfo(path)
+                return f"{info.file_size} {info.CRC:08x}"
+            status = (self.place / path).stat()
+            return f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, KeyError) as error:
             raise DataError(f"{self.full(path)} cannot be read: {error}") from error
 
     def text(self, path: str) -> str:

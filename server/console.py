@@ -1,10 +1,12 @@
-"""What a run shows in a terminal: a progress bar while it lasts, a table at its end."""
+"""What a terminal shows: a plan before a run, a progress bar while it lasts, a table at its end; who holds what."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,9 +18,12 @@ from rich.progress import (
 from rich.table import Table
 
 from ..configs import Config
+from ..data.describe import ClientTable
+from ..strategies.federation import Federation
 from .callbacks import Callback
 from .stats import human_bytes
 
+_STARTING = "reading the data, starting the workers"
 _SHOWN = ("accuracy", "map50", "train_loss", "client_accuracy")
 
 
@@ -37,8 +42,12 @@ class ProgressBar(Callback):
             console=self._console,
             transient=True,
         )
-        self._status = self._console.status("reading the data, starting the workers")
+        self._status = self._console.status(_STARTING)
         self._status.start()
+
+    def on_read(self, what: str, done: int, total: int) -> None:
+        """Say how far slow reading has come, before the bars are open."""
+        self._status.update(f"{what}: {done:,} of {total:,}" if done < total else _STARTING)
 
     def on_start(self, config: Config, folder: Path, first: int) -> None:
         """Open the bars."""
@@ -75,9 +84,7 @@ class ProgressBar(Callback):
 
 def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
     """Give the table that closes a run."""
-    table = Table(title=f"{summary['name']}: {summary['strategy']}", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = _facts_table(f"{summary['name']}: {summary['strategy']}")
     colour = "green" if summary["status"] in ("completed", "stopped") else "red"
     table.add_row("status", f"[{colour}]{summary['status']}[/] after {summary['rounds']} rounds")
     for name, value in summary["metrics"].items():
@@ -93,4 +100,42 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
     table.add_row("peak memory", f"{summary['peak_rss_mb']:.0f} MB")
     table.add_row("model sha256", str(summary["model_sha256"]))
     table.add_row("left in", str(folder))
+    return table
+
+
+def plan_table(name: str, facts: Sequence[tuple[str, str]]) -> Table:
+    """Give the table of a run that was planned and not run."""
+    table = _facts_table(f"{name}: what a run would do")
+    for topic, text in facts:
+        table.add_row(escape(topic), escape(text))
+    return table
+
+
+def _facts_table(title: str) -> Table:
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    return table
+
+
+def partition_table(federation: Federation, held: ClientTable, most: int) -> Table:
+    """Give the samples of the first `most` clients by class and by role."""
+    rule = federation.config.data.partition
+    title = f"{federation.dataset.name}: {len(federation)} clients, {rule.kind}"
+    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, pad_edge=False)
+    table.add_column("client", no_wrap=True, min_width=9)
+    for label in federation.dataset.classes:
+        table.add_column(label, justify="right", no_wrap=True, max_width=7)
+    for role in ("labelled", "unlabelled", "test"):
+        table.add_column(role, justify="right", no_wrap=True, min_width=len(role))
+    total = held.labelled + held.unlabelled
+    roles = [rows.sum(axis=1) for rows in (held.labelled, held.unlabelled, held.test)]
+    for number in range(min(len(federation), most)):
+        name = federation.name(number)
+        if federation.clients.keys is not None:
+            name += f" ({federation.clients.keys[number]})"
+        cells = [str(count) if count else "[dim].[/]" for count in total[number]]
+        table.add_row(name, *cells, *(str(int(sums[number])) for sums in roles))
+    if len(federation) > most:
+        table.caption = f"and {len(federation) - most} more clients (--most)"
     return table

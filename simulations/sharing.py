@@ -1,15 +1,20 @@
-"""A federation's arrays in shared memory: every worker sees the same pages, however many workers there are."""
+"""A federation's arrays in shared memory: every worker sees the same pages, however many workers there are.
+
+Images that lie in a file are not copied: every worker maps the file.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..configs import Config
-from ..data.arrays import DataSet, ImageData
+from ..data.arrays import DataError, DataSet, ImageData
 from ..data.boxes_data import BoxData, BoxSet
 from ..data.partition import Partition
+from ..data.rows import Rows
 from ..strategies.federation import Federation
 from .shared import Block, Layout, get, put
 
@@ -18,7 +23,10 @@ _FIELDS = {"images": ("images", "labels"), "boxes": ("images", "boxes", "box_lab
 
 @dataclass(frozen=True)
 class Shared:
-    """What a worker needs, besides the block, to see the federation; `kind` is images or boxes."""
+    """What a worker needs, besides the block, to see the federation.
+
+    `kind` is images or boxes; `files` names, by split, the files of images that are mapped.
+    """
 
     kind: str
     layout: Layout
@@ -26,6 +34,7 @@ class Shared:
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    files: dict[str, Path]
 
 
 def share(federation: Federation, block: Block) -> Shared:
@@ -38,25 +47,38 @@ def share(federation: Federation, block: Block) -> Shared:
         "offsets": federation.clients.offsets,
         "flat": federation.clients.flat,
     }
+    files: dict[str, Path] = {}
     for split, part in (("train", data.train), ("test", data.test)):
         arrays |= {f"{split}.{name}": getattr(part, name) for name in _FIELDS[kind]}
+        if isinstance(part.images, Rows):
+            files[split] = part.images.path
+            arrays[f"{split}.images"] = part.images.index
         # Texts may be objects, which cannot be shared; as arrays of characters they can.
         arrays |= {f"{split}.attribute.{name}": _plain(values) for name, values in part.attributes.items()}
-    return Shared(kind, put(arrays, block), data.name, data.classes, data.mean, data.std)
+    return Shared(kind, put(arrays, block), data.name, data.classes, data.mean, data.std, files)
 
 
 def _plain(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(str) if values.dtype.hasobject else values
 
 
+def _mapped(path: Path, index: NDArray[Any]) -> Rows:
+    try:
+        return Rows.open(path, index)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the cached images {path} cannot be read any more: {error}") from error
+
+
 def attach(block: Block, shared: Shared, config: Config) -> Federation:
-    """Give the federation whose arrays lie in the block."""
+    """Give the federation whose arrays lie in the block. Raises DataError where a mapped file is gone."""
     arrays: dict[str, Any] = get(block, shared.layout)
     parts = []
     for split in ("train", "test"):
         prefix = f"{split}.attribute."
         attributes = {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
         fields = {name: arrays[f"{split}.{name}"] for name in _FIELDS[shared.kind]}
+        if split in shared.files:
+            fields["images"] = _mapped(shared.files[split], fields["images"])
         make = BoxData if shared.kind == "boxes" else ImageData
         parts.append(make(**fields, attributes=attributes))
     kind: Any = BoxSet if shared.kind == "boxes" else DataSet

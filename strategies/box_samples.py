@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -37,7 +36,11 @@ class BoxSamples(Samples):
     ) -> None:
         super().__init__(data.images, data.labels, mean=mean, std=std, device=device, labelled=labelled)
         self.classes, self.domains = tuple(classes), domains
-        self.truths: list[tuple[Tensor, Tensor]] = [_tensors(data, number, device) for number in range(len(data))]
+        counts = data.counts.tolist()
+        boxes, labels = (torch.from_numpy(part.copy()).to(device) for part in (data.boxes, data.box_labels))
+        self.truths: list[tuple[Tensor, Tensor]] = list(
+            zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
+        )
         nothing = (torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
         self.targets = self.truths if labelled else [nothing] * len(data)
 
@@ -79,8 +82,3 @@ class BoxSamples(Samples):
             part = coco_metrics([truths[row] for row in rows], [detections[row] for row in rows], self.classes)
             metrics[f"map50_by_domain.{domain}"] = part["map50"]
         return metrics
-
-
-def _tensors(data: BoxData, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    boxes, labels = data.of(number)
-    return torch.from_numpy(np.array(boxes)).to(device), torch.from_numpy(np.array(labels)).to(device)

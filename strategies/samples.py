@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..data.rows import Rows
+
 # Up to this many values a whole part is turned into floats once; larger ones are turned batch by batch.
 _CACHED_VALUES = 8_000_000
 
@@ -35,7 +37,7 @@ class Batch:
 
 
 class Samples:
-    """Images with one class each, on one device.
+    """Images with one class each, on one device; images of a file (`Rows`) are read batch by batch.
 
     `y` holds the labels, int64 [n]; -1 throughout for unlabelled samples, whose true labels stand in `truth` for
     diagnostics only: a method that trained on `truth` would not be semi-supervised.
@@ -43,7 +45,7 @@ class Samples:
 
     def __init__(
         self,
-        images: NDArray[Any],
+        images: NDArray[Any] | Rows,
         labels: NDArray[Any],
         *,
         mean: Sequence[float],
@@ -51,8 +53,8 @@ class Samples:
         device: torch.device,
         labelled: bool = True,
     ) -> None:
-        # A copy: the arrays may be read-only memory that other processes share.
-        self._bytes = torch.from_numpy(images.copy()).to(device)
+        # A copy: the arrays may be read-only memory that other processes share. What lies in a file stays there.
+        self._bytes = images if isinstance(images, Rows) else torch.from_numpy(images.copy()).to(device)
         self.truth = torch.from_numpy(labels.copy()).to(device)
         self.y = self.truth if labelled else torch.full_like(self.truth, -1)
         self._mean = torch.tensor(list(mean), device=device).view(1, -1, 1, 1)
@@ -64,7 +66,14 @@ class Samples:
 
     def images(self, index: Tensor) -> Tensor:
         """Give images in [0, 1], float32 [b, c, h, w]: what views work on."""
-        return self._bytes[index].float().div_(255)
+        return self._read(index).float().div_(255)
+
+    def _read(self, index: Tensor | slice) -> Tensor:
+        """Give images as they are kept, uint8 [b, c, h, w], on the device."""
+        if isinstance(self._bytes, Tensor):
+            return self._bytes[index]
+        rows = index.cpu().numpy() if isinstance(index, Tensor) else index
+        return torch.from_numpy(self._bytes[rows]).to(self.truth.device)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Subtract the data set's mean and divide by its standard deviation, channel by channel."""
@@ -72,11 +81,12 @@ class Samples:
 
     def x(self, index: Tensor | slice) -> Tensor:
         """Give normalised images, float32 [b, c, h, w]."""
-        if self._x is None and self._bytes.numel() <= _CACHED_VALUES:
-            self._x = self.normalize(self._bytes.float().div_(255))
         if self._x is not None:
             return self._x[index]
-        return self.normalize(self._bytes[index].float().div_(255))
+        if isinstance(self._bytes, Tensor) and self._bytes.numel() <= _CACHED_VALUES:
+            self._x = self.normalize(self._bytes.float().div_(255))
+            return self._x[index]
+        return self.normalize(self._read(index).float().div_(255))
 
     def batch(self, index: Tensor) -> Batch:
         """Give the samples at `index` (int64 [b]) without a view."""

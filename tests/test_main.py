@@ -91,6 +91,54 @@ def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, 
     assert "Traceback" not in done.stderr
 
 
+def test_a_dry_run_tells_and_writes_nothing(tmp_path: Path) -> None:
+    done = _fedbox("run", "quickstart", "--dry-run", "strategy=fedprox", "clients.per_round=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = [" ".join(line.strip(" │").split()).replace(" │ ", ": ") for line in done.stdout.splitlines()]
+    for line in (
+        "strategy: fedprox (mu 0.01)",
+        "data: digits: 1,438 train and 359 test images of 1 x 8 x 8, 10 classes; 115 kB in memory",
+        "server: 0 labelled; measures on 359 test images",
+        "model: cnn: 9,258 weights, 37 kB",
+        "backbone: 8,928 weights, 35.7 kB",
+        "head: 330 weights, 1.32 kB",
+        "rounds: 30; 5 of 20 clients in a round",
+    ):
+        assert line in told
+    assert list(tmp_path.iterdir()) == []
+    quiet = _fedbox("run", "--dry-run", "--quiet", *TOY, "--out", "here", cwd=tmp_path)
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_of_fedsto_tells_its_phases(tmp_path: Path) -> None:
+    toy = ["data.options.samples=64", "data.options.test_samples=8", "data.options.size=64"]
+    done = _fedbox("run", "scenes-fedsto", "--dry-run", *toy, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for text in (
+        "16 labelled; measures on 8 test images",
+        "client-1 (rainy)",
+        "0 labelled, 16 unlabelled, 0 test",
+        "neck",
+        "the server alone",
+        "selective: each client is sent",
+        "27 to 36",
+    ):
+        assert text in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "code"),
+    [("rounds=0", 2), ("engine.device=abacus", 2), ("data.dataset=digitz", 3), ("model=cnnn", 3), ("strategy=x:y", 4)],
+)
+def test_a_dry_run_ends_with_the_code_of_the_fault(tmp_path: Path, word: str, code: int) -> None:
+    done = _fedbox("run", "quickstart", "--dry-run", word, cwd=tmp_path)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+
+
 def test_listings() -> None:
     strategies = _fedbox("strategies").stdout
     for name in ("fedavg", "fedprox", "centralized", "local"):
