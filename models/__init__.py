@@ -1,10 +1,10 @@
 """Classifiers with named parts, the policies for their buffers, and the flat vectors they train on."""
 
-from .build import MODELS, build_model, check_model, find_model
+from .build import MODELS, build_model, check_model, find_model, load_weights
 from .classifiers import Classifier, cnn, mlp, resnet
 from .errors import ModelError
 from .flat import FlatModel
-from .parts import BufferPolicy, buffer_names, part_names, parts, shared_names
+from .parts import BufferPolicy, buffer_names, norm_names, part_names, parts, shared_names
 
 __all__ = [
     "MODELS",
@@ -17,7 +17,9 @@ __all__ = [
     "check_model",
     "cnn",
     "find_model",
+    "load_weights",
     "mlp",
+    "norm_names",
     "part_names",
     "parts",
     "resnet",

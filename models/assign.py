@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from .boxes import aligned_iou, area, clip
-from .detections import Predictions, Target
-from .errors import ModelError
+from .detections import Predictions, Target, check_targets
 
 RADIUS = 2.5  # in strides
 IOU_COST = 3.0
@@ -44,7 +43,7 @@ def assign(predictions: Predictions, targets: Sequence[Target]) -> Tensor:
     the point nearest to its centre, of those that are free or whose box keeps another. Of equal points and of equal
     boxes the first wins. Nothing here has a gradient. Raises ModelError for targets that do not fit.
     """
-    check_targets(predictions, targets)
+    check_targets(targets, len(predictions.classes), predictions.classes.shape[2])
     counts = [len(labels) for _, labels in targets]
     total = sum(counts)
     owner = torch.full(predictions.objectness.shape, -1, dtype=torch.int64, device=predictions.points.device)
@@ -128,24 +127,3 @@ def _rescue(owner: Tensor, held: Tensor, box: int, order: Tensor) -> None:
         held[owner[point]] -= 1
     owner[point] = box
     held[box] = 1
-
-
-def check_targets(predictions: Predictions, targets: Sequence[Target]) -> None:
-    """Raise ModelError unless there is a target of the right shapes, types and labels for each image."""
-    images, classes = predictions.objectness.shape[0], predictions.classes.shape[2]
-    if len(targets) != images:
-        raise ModelError(f"there are targets for {len(targets)} images; the predictions are for {images}.")
-    for index, (boxes, labels) in enumerate(targets):
-        if boxes.dim() != 2 or boxes.shape[1] != 4 or not boxes.is_floating_point():
-            raise ModelError(
-                f"the boxes of image {index} are {boxes.dtype} {list(boxes.shape)}; wanted floating-point [m, 4]."
-            )
-        if labels.shape != boxes.shape[:1] or labels.dtype != torch.int64:
-            raise ModelError(
-                f"the labels of image {index} are {labels.dtype} {list(labels.shape)}; wanted int64 [{len(boxes)}]."
-            )
-    every = torch.cat([labels for _, labels in targets])
-    if len(every) and not 0 <= int(every.min()) <= int(every.max()) < classes:
-        raise ModelError(
-            f"labels go from {int(every.min())} to {int(every.max())}; the detector has the classes 0 to {classes - 1}."
-        )

@@ -14,9 +14,16 @@ from .detections import Detections, ObjectDetector, Predictions
 from .detector import detector
 from .errors import ModelError, did_you_mean
 from .parts import parts
+from .rtdetr import rtdetr
 
 GROUP = "fedbox.models"
-MODELS: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "detector": detector, "mlp": mlp, "resnet": resnet}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "cnn": cnn,
+    "detector": detector,
+    "mlp": mlp,
+    "resnet": resnet,
+    "rtdetr": rtdetr,
+}
 
 
 def build_model(name: str, *, shape: Shape, classes: int, seed: int, options: Mapping[str, object] = {}) -> nn.Module:
@@ -91,6 +98,33 @@ def check_model(name: str, model: object, shape: Shape, classes: int) -> None:
     if not bool(torch.isfinite(out).all()):
         raise ModelError(f"model {name!r}: a batch of zeros gave logits that are not finite; {wanted}.")
     parts(model)  # refuses tied weights; only now, for the forward has filled what was lazy
+
+
+def load_weights(module: nn.Module, file: str) -> None:
+    """Copy the arrays of a safetensors file into the module's parameters and buffers of the same names.
+
+    Arrays that the file lacks stay as they are, so a backbone alone can be given. Raises ModelError for a file that
+    cannot be read, an array that the model does not have, and one of another shape; then nothing was changed.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        arrays = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"model.weights: {file} cannot be read as safetensors: {error}.") from error
+    known = module.state_dict()
+    for name, value in arrays.items():
+        if name not in known:
+            raise ModelError(f"model.weights: the model has no array {name!r} of {file}.{did_you_mean(name, known)}")
+        if value.shape != known[name].shape:
+            raise ModelError(
+                f"model.weights: array {name!r} of {file} is {list(value.shape)}; the model's is "
+                f"{list(known[name].shape)}."
+            )
+    with torch.no_grad():
+        for name, value in arrays.items():
+            known[name].copy_(value)
 
 
 def _check_detector(name: str, model: ObjectDetector, out: object, shape: Shape, classes: int) -> None:

@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .assign import assign, check_targets
+from .assign import assign
 from .boxes import aligned_iou
-from .detections import Detections, Losses, Predictions, Target
-from .errors import ModelError
+from .detections import Detections, Losses, Predictions, Target, check_pseudo, check_targets
 
 CROWD = 0.05  # share of the points; about as many answer for a box, so each of these weighs about 1 over their number
 
@@ -44,7 +43,7 @@ def supervised_loss(
     collapsed in the FedSTO paper. All terms are finite, and objectness has a gradient, when no image has a box. Raises
     ModelError for a target that does not fit.
     """
-    check_targets(predictions, targets)
+    check_targets(targets, len(predictions.classes), predictions.classes.shape[2])
     labels = torch.cat([each[1] for each in targets])
     trusted = torch.ones_like(labels, dtype=torch.bool)
     soft = predictions.objectness.new_zeros(len(labels))
@@ -72,17 +71,7 @@ def pseudo_loss(
     of the student's view. Otherwise like `supervised_loss`. Raises ModelError for detections that do not fit and
     unless 0 <= low <= high.
     """
-    if not 0 <= low <= high:
-        raise ModelError(
-            f"pseudo-label thresholds are {low!r} and {high!r}; wanted 0 <= low <= high, such as 0.1, 0.6."
-        )
-    check_targets(predictions, [(each.boxes, each.labels) for each in pseudo])
-    for index, each in enumerate(pseudo):
-        if not each.scores.shape == each.objectness.shape == each.labels.shape:
-            raise ModelError(
-                f"image {index} has scores {list(each.scores.shape)} and objectness {list(each.objectness.shape)} for "
-                f"{len(each.labels)} boxes; wanted one of each for every box."
-            )
+    check_pseudo(pseudo, low, high, len(predictions.classes), predictions.classes.shape[2])
     kept = [Detections(*(value[each.scores >= low] for value in each)) for each in pseudo]
     labels, scores, objectness = (torch.cat([each[index] for each in kept]) for index in (2, 1, 3))
     reliable = scores >= high

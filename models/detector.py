@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .boxes import batched_nms, clip
 from .classifiers import Shape
-from .detection_loss import pseudo_loss, supervised_loss
+from .detection_loss import BALANCE, pseudo_loss, supervised_loss
 from .detections import Detections, Losses, Predictions, Target
 from .detector_parts import STRIDES, Backbone, Head, Neck, Size
 from .errors import ModelError, did_you_mean
@@ -54,10 +54,17 @@ class Detector(nn.Module):
         return supervised_loss(predictions, targets)
 
     def pseudo_loss(
-        self, predictions: Predictions, pseudo: Sequence[Detections], low: float = 0.1, high: float = 0.6
+        self,
+        predictions: Predictions,
+        pseudo: Sequence[Detections],
+        low: float = 0.1,
+        high: float = 0.6,
+        *,
+        boxes: bool = True,
     ) -> Losses:
         """Return the losses against a teacher's detections; see detection_loss.py."""
-        return pseudo_loss(predictions, pseudo, low, high)
+        balance = BALANCE if boxes else BALANCE._replace(box=0.0)
+        return pseudo_loss(predictions, pseudo, low, high, balance=balance)
 
     @torch.no_grad()
     def detect(self, x: Tensor, confidence: float = 0.1, iou: float = 0.65, most: int = 100) -> list[Detections]:

@@ -20,6 +20,7 @@ from .errors import ModelError, did_you_mean
 
 BufferPolicy = Literal["global", "local", "drop"]
 WHOLE = "model"
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def parts(model: nn.Module) -> dict[str, tuple[str, ...]]:
@@ -48,6 +49,12 @@ def buffer_names(model: nn.Module) -> tuple[str, ...]:
     """Return the state-dict names of the persistent buffers, in the order of the state dict."""
     buffers = {name for name, _ in model.named_buffers(remove_duplicate=False)}
     return tuple(name for name in model.state_dict() if name in buffers)
+
+
+def norm_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the state-dict names of the parameters of normalisation layers (batch, group, layer, instance norm)."""
+    owners = {prefix for prefix, module in model.named_modules() if isinstance(module, _NORMS)}
+    return tuple(name for name, _ in model.named_parameters() if name.rpartition(".")[0] in owners)
 
 
 def shared_names(model: nn.Module, policy: BufferPolicy, parts: Iterable[str] | None = None) -> tuple[str, ...]:

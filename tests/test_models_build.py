@@ -88,13 +88,14 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 def test_weights_depend_on_the_seed_alone(name: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    shape = (3, 64, 64) if name == "detector" else (1, 8, 8)
-    first = built(name, seed=5, shape=shape)
+    shape = (3, 64, 64) if name in {"detector", "rtdetr"} else (1, 8, 8)
+    options = {"size": "tiny"} if name == "rtdetr" else {}
+    first = built(name, seed=5, shape=shape, **options)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(77)
-    second = built(name, seed=5, shape=shape)
+    second = built(name, seed=5, shape=shape, **options)
     assert same(first, second)
-    assert not same(first, built(name, seed=6, shape=shape))
+    assert not same(first, built(name, seed=6, shape=shape, **options))
     assert first.training
 
 
@@ -141,7 +142,7 @@ def test_the_trial_leaves_no_trace() -> None:
         (
             "cnnn",
             {},
-            "no model is called 'cnnn'. Did you mean 'cnn'\\? Allowed: cnn, detector, mlp, resnet, tiny, twice",
+            "no model is called 'cnnn'. Did you mean 'cnn'\\? Allowed: cnn, detector, mlp, resnet, rtdetr, tiny, twice",
         ),
         ("zzz", {}, "no model is called 'zzz'. Allowed"),
         ("twice", {}, "offered by 2 packages: outside_models:Named, outside_models:plain"),
