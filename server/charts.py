@@ -6,14 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .marks import ROW, Marks, draw_marks
 from .stats import finite, mean_std, natural, number, plus_minus, quantile
-from .svg import DASHES, INK, SETTINGS, SURFACE, blank, part_colour, series_colour, ticks, to_svg
+from .svg import DASHES, INK, SETTINGS, SURFACE, WIDTH_INCHES, blank, part_colour, series_colour, ticks, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_DOTS = 60
 MAX_TABLE_ROWS = 100
+MAX_LINES = 10  # of one chart, where each is a domain or a class
+SMALL_INCHES = 3.3
+AXIS_POINTS = 55  # what an ordinate with its label takes of a chart's width
+NO_MARKS = Marks()
 
 
 @dataclass(frozen=True)
@@ -42,33 +47,57 @@ Bar = tuple[str, int, Mapping[str, float]]  # label, index, value of each part
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn figure and its data as a table: headers, then rows; the first cell names the row."""
+    """A drawn figure and its data as a table: headers, then rows; the first cell names the row.
+
+    `legend` names lines that are not groups, by the index of their look; `note` says what the chart leaves out.
+    """
 
     title: str
     svg: str
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
+    legend: Sequence[tuple[int, str]] = ()
+    note: str = ""
 
 
 def line_chart(
-    key: str, title: str, x_label: str, y_label: str, series: Sequence[Series], *, zero: bool = False
+    key: str,
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[Series],
+    *,
+    zero: bool = False,
+    marks: Marks = NO_MARKS,
+    small: tuple[float, float] | None = None,
 ) -> Chart:
-    """Overlay curves with their bands; `zero` starts the ordinate at 0. `key` is unique within the page."""
+    """Overlay curves with their bands; `zero` starts the ordinate at 0. `key` is unique within the page.
+
+    `marks` say where phases begin, on an abscissa of rounds. `small` draws one of several charts side by side, whose
+    ordinates all go from its first number to its second.
+    """
     import matplotlib
 
+    height, width = (2.2, SMALL_INCHES) if small else (3.2, WIDTH_INCHES)
     with matplotlib.rc_context(SETTINGS):
-        figure, axes = blank(3.2)
+        figure, axes = blank(height, width)
         for one in series:
             _curve(axes, one)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if zero:
             axes.set_ylim(bottom=0)
+        if small:
+            axes.set_ylim(small)
         axes.grid(visible=True)
         ticks(axes, whole=x_label == "round")
-        ends = "; ".join(f"{s.label} ends at {number(_last(s.y))}" for s in series[:8])
-        svg = to_svg(figure, key, title, f"Line chart: {title}. {ends}.")
-    return Chart(title, svg, *_curve_table(series, x_label))
+        if marks.begins and (x := finite([x for one in series for x in one.x])):
+            rows = draw_marks(axes, marks, min(x), max(x), 72 * width - AXIS_POINTS)
+            # Charts side by side keep one height: two rows of flags take from the curves, only more make it taller.
+            figure.set_figheight(height + max(rows - 2, 0) * ROW / 72)
+        ends = "; ".join(f"{s.label} ends at {number(last(s.y))}" for s in series[:MAX_LINES])
+        svg = to_svg(figure, key, title, f"Line chart: {title}. {ends}.{marks.text}")
+    return Chart(title, svg, *curve_table(series, x_label))
 
 
 def strip_chart(key: str, title: str, x_label: str, strips: Sequence[Strip]) -> Chart:
@@ -187,11 +216,12 @@ def _row_label(axes: "Axes", row: int, label: str, index: int | None) -> None:
     )
 
 
-def _last(values: Sequence[float]) -> float:
+def last(values: Sequence[float]) -> float:
+    """Give the last value, NaN where there is none."""
     return values[-1] if values else math.nan
 
 
-def _curve_table(series: Sequence[Series], x_label: str) -> tuple[list[str], list[list[str]]]:
+def curve_table(series: Sequence[Series], x_label: str) -> tuple[list[str], list[list[str]]]:
     """Tabulate curves by round: every k-th round if there are many, and always the last one."""
     rounds = sorted({r for s in series for r in s.rounds})
     step = math.ceil(len(rounds) / MAX_TABLE_ROWS) or 1

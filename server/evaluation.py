@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from .collect import Collected
 from .stats import SCORES, worst_decile
 
+PERSONAL = ("personal_", "teacher_")
+"""How metrics begin that a client measured on models of its own."""
+
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
     """Give (mean, population standard deviation, worst decile) of accuracies.
@@ -23,8 +26,11 @@ def client_metrics(evaluated: Collected, personal: bool) -> dict[str, float]:
 
     For the task's score, `accuracy` or `map50`: `client_accuracy`, `client_accuracy_std` and
     `client_accuracy_worst_decile` over the clients that have a test set, each client counting once; and their mean
-    `client_loss`. Personal models are also measured on the server's test set: the mean over clients of each of these
-    metrics has the name that a global model's would have (`accuracy`, `loss`, `map50`, `map50_by_domain.NAME`).
+    `client_loss`. What clients measured on models of their own beside the global one keeps its name (`personal_map50`,
+    `teacher_map50`) and is the mean over the clients that have it.
+
+    Personal models without a global one are also measured on the server's test set: the mean over clients of each of
+    these metrics has the name that a global model's would have (`accuracy`, `loss`, `map50`, `map50_by_domain.NAME`).
     """
     metrics: dict[str, float] = {}
     for score in SCORES:
@@ -32,6 +38,8 @@ def client_metrics(evaluated: Collected, personal: bool) -> dict[str, float]:
         if values:
             names = (f"client_{score}", f"client_{score}_std", f"client_{score}_worst_decile")
             metrics |= dict(zip(names, spread(values), strict=True))
+    own = {name for row in evaluated.clients.values() for name in row if name.startswith(PERSONAL)}
+    metrics |= {name: mean for name in sorted(own) if (mean := evaluated.mean(name, weight=None)) is not None}
     loss = evaluated.mean("loss", weight=None)
     if loss is not None:
         metrics["client_loss"] = loss

@@ -228,6 +228,10 @@ class Coordinator:
                 unlabelled=self._once("none", lambda: federation.samples(federation.server[:0], self.device)),
                 test=self._once("test", lambda: federation.server_samples(self.device)),
                 pooled=self._once("pooled", lambda: federation.samples(federation.pooled(), self.device)),
+                pooled_unlabelled=self._once(
+                    "pooled_unlabelled",
+                    lambda: federation.samples(federation.pooled_unlabelled(), self.device, labelled=False),
+                ),
             ),
             classes=len(federation.dataset.classes),
             seed=self.config.seed,
@@ -235,6 +239,7 @@ class Coordinator:
             batch_size=self.config.evaluate.batch_size,
             round=round_,
             build=lambda: federation.model(self.device),
+            population=len(federation),
         )
 
     def _once(self, key: str, read: Callable[[], Samples]) -> Callable[[], Samples]:

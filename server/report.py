@@ -4,25 +4,25 @@ A page opens on the final figures of all runs, then shows curves, the spread ove
 failures and configurations. Runs that differ only in seed, name or engine form one group: mean and standard deviation.
 """
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from .charts import Chart, Series, Strip, line_chart, stack_chart, strip_chart
+from .charts import Chart, Strip, line_chart, stack_chart, strip_chart
 from .checkpoint import write_atomic
-from .groups import Group, client_values, figures, group_differences, group_runs, main_metric, phases, series
+from .curves import all_series, curve_charts, sent, sent_so_far
+from .examples import KINDS, Example, by_domain
+from .groups import Group, client_values, figures, group_differences, group_runs, main_metric, phases
+from .marks import Marks
 from .records import lower_is_better
 from .runs import ReportError, RunRecord, load_run
 from .stats import byte_unit, duration, finite, human_bytes, mean_std, number, quantile, worst_decile
 from .svg import COLOURS, DASHES
 from .tables import answer, environment, failures, final_columns, final_rows, notes
 
-MAX_METRICS = 24
-
-Curve = dict[int, float]
+Pictures = tuple[str, int, dict[str, list[Example]]]
 
 
 def write_report(runs: Sequence[Path], out: Path) -> Path:
@@ -40,42 +40,6 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, page.encode(errors="replace"))
     return out
-
-
-def _metric(name: str) -> Callable[[RunRecord], Curve]:
-    return lambda run: {r.round: r.metrics[name] for r in run.rounds if name in r.metrics}
-
-
-def _bytes(run: RunRecord) -> Curve:
-    return {r.round: math.fsum(finite([r.bytes_up, r.bytes_down])) for r in run.rounds}
-
-
-def _bytes_so_far(run: RunRecord) -> Curve:
-    each = _bytes(run)
-    return dict(zip(each, itertools.accumulate(each.values()), strict=True))
-
-
-def _all_series(groups: Sequence[Group], pick: Callable[[RunRecord], Curve], by: float = 0.0) -> list[Series]:
-    """Give the curve of every group that has it; with `by`, against the bytes sent, in units of `by`."""
-    at = (lambda run: {r: v / by for r, v in _bytes_so_far(run).items()}) if by else None
-    return [one for group in groups if (one := series(group, pick, at))]
-
-
-def _curve_charts(groups: Sequence[Group], metric: str) -> tuple[list[Chart], list[Chart], int]:
-    """Draw the main metric over rounds and over bytes; every other metric; and count the metrics left out."""
-    names = sorted({m for g in groups for run in g.used for r in run.rounds for m in r.metrics} - {metric})
-    main: list[Chart] = []
-    if lines := _all_series(groups, _metric(metric)):
-        main.append(line_chart("main", f"{metric} over rounds", "round", metric, lines))
-        size, unit = byte_unit(max(v for g in groups for run in g.used for v in _bytes_so_far(run).values()))
-        lines = _all_series(groups, _metric(metric), size)
-        main.append(line_chart("cost", f"{metric} against bytes sent", f"{unit} sent so far", metric, lines))
-    others = [
-        line_chart(f"m{i}", f"{name} over rounds", "round", name, lines)
-        for i, name in enumerate(names[:MAX_METRICS])
-        if (lines := _all_series(groups, _metric(name)))
-    ]
-    return main, others, len(names[MAX_METRICS:])
 
 
 def _client_charts(groups: Sequence[Group], metric: str) -> tuple[list[Chart], list[list[str]]]:
@@ -104,18 +68,18 @@ def _examples(run: RunRecord) -> dict[str, float]:
     return {name: v["examples"] for r in run.rounds for name, v in r.clients.items() if "examples" in v}
 
 
-def _cost_charts(groups: Sequence[Group]) -> tuple[list[Chart], list[Chart]]:
+def _cost_charts(groups: Sequence[Group], marks: Marks) -> tuple[list[Chart], list[Chart]]:
     """Draw the bytes of each round and their sum so far; and where the seconds of a round go."""
-    sent: list[Chart] = []
+    charts: list[Chart] = []
     for key, title, pick in (
-        ("bytes", "bytes of each round", _bytes),
-        ("sum", "bytes so far", _bytes_so_far),
+        ("bytes", "bytes of each round", sent),
+        ("sum", "bytes so far", sent_so_far),
     ):
-        lines = _all_series(groups, pick)
+        lines = all_series(groups, pick)
         size, unit = byte_unit(max((y for one in lines for y in finite(one.y)), default=0))
         lines = [replace(s, y=[y / size for y in s.y], spread=[e / size for e in s.spread]) for s in lines]
         if lines:
-            sent.append(line_chart(key, title, "round", f"{unit}, up and down", lines, zero=True))
+            charts.append(line_chart(key, title, "round", f"{unit}, up and down", lines, zero=True, marks=marks))
     bars = []
     for group in groups:
         told = [phases(r) for run in group.used for r in run.rounds]
@@ -123,12 +87,19 @@ def _cost_charts(groups: Sequence[Group]) -> tuple[list[Chart], list[Chart]]:
         if names:
             mean = {name: math.fsum(parts.get(name, 0.0) for parts in told) / len(told) for name in names}
             bars.append((group.label, group.index, mean))
-    return sent, [stack_chart("seconds", "seconds of a round, by phase", "seconds", bars)] if bars else []
+    return charts, [stack_chart("seconds", "seconds of a round, by phase", "seconds", bars)] if bars else []
+
+
+def _pictures(groups: Sequence[Group]) -> tuple[list[Pictures], dict[str, str]]:
+    """Give each run's pictures by domain, under its label and group; and the kinds of boxes in them."""
+    shown = [(g.run_label(run), g.index, by_domain(run.examples)) for g in groups for run in g.runs if run.examples]
+    used = {kind for g in groups for run in g.runs for example in run.examples for kind in example.boxes}
+    return shown, {kind: name for kind, name in KINDS.items() if kind in used}
 
 
 def _render(groups: Sequence[Group]) -> str:
     import yaml
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     runs = [(group.run_label(run), run) for group in groups for run in group.runs]
     names = list(dict.fromkeys(run.name for _, run in runs))
@@ -136,8 +107,15 @@ def _render(groups: Sequence[Group]) -> str:
     told = [figures(run, metric) for _, run in runs]
     columns = final_columns(metric, told)
     rows = final_rows(groups, columns, metric)
-    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = jinja.from_string(resources.files(__package__).joinpath("report.html").read_text("utf-8"))
+    curves = curve_charts(groups, metric)
+    jinja = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
+    )
+    template = jinja.get_template("report.html")
     return template.render(
         title=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
         answer=answer(rows, metric),
@@ -149,9 +127,10 @@ def _render(groups: Sequence[Group]) -> str:
         columns=columns,
         rows=rows,
         notes=notes(groups),
-        curves=_curve_charts(groups, metric),
+        curves=curves,
+        examples=_pictures(groups),
         clients=_client_charts(groups, metric),
-        costs=_cost_charts(groups),
+        costs=_cost_charts(groups, curves.marks),
         failures=failures(groups),
         differences=group_differences(groups),
         environment=environment(runs),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .examples import Example, read_examples
 from .records import Record, read_lines
 from .stats import ABSENT, printable
 
@@ -22,6 +23,7 @@ class RoundRecord:
     """One line of rounds.jsonl; a number that is null there is NaN here."""
 
     round: int
+    phase: str
     metrics: dict[str, float]
     clients: dict[str, dict[str, float]]
     bytes_up: float
@@ -39,6 +41,7 @@ class RunRecord:
     rounds: tuple[RoundRecord, ...]
     summary: dict[str, Any]
     notes: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
 
     def told(self, key: str) -> Any:
         """Give `key` from the summary, else from the configuration, else None."""
@@ -81,7 +84,8 @@ def load_run(path: Path) -> RunRecord:
         inside = sorted(p.parent.name for p in path.glob("*/rounds.jsonl"))
         hint = f"give the runs in it: {', '.join(inside[:8])}" if inside else "give a folder that a run wrote"
         raise ReportError(f"{path}: no run here, as it has neither a round in rounds.jsonl nor a summary.json; {hint}")
-    return RunRecord(path, config, rounds, summary, tuple(notes))
+    examples = read_examples(path, notes)
+    return RunRecord(path, config, rounds, summary, tuple(notes), examples)
 
 
 def _read_yaml(text: str) -> Any:
@@ -129,6 +133,7 @@ def _read_rounds(path: Path, notes: list[str]) -> tuple[RoundRecord, ...]:
 def _round(raw: Record) -> RoundRecord:
     return RoundRecord(
         round=int(raw["round"]),
+        phase=printable(raw.get("phase") or ""),
         metrics=_numbers(raw.get("metrics")),
         clients={printable(name): _numbers(told) for name, told in (raw.get("clients") or {}).items()},
         bytes_up=as_number(raw.get("bytes_up")),

@@ -50,11 +50,11 @@ def part_colour(index: int) -> str:
     return f"#0a0d{index % PHASES:02x}"
 
 
-def blank(height: float) -> "tuple[Figure, Axes]":
+def blank(height: float, width: float = WIDTH_INCHES) -> "tuple[Figure, Axes]":
     """Give an empty figure, `height` inches high, with one set of axes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)

@@ -15,6 +15,8 @@ import torch
 from ..client.state import StateStore
 from ..client.workspace import Workspace, forget, use
 from ..configs import Config, ConfigError, Fault, load_config
+from ..data.progress import shown_by
+from ..models import buffer_names
 from ..server.callbacks import Callback, Callbacks, TensorBoard
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
@@ -26,6 +28,7 @@ from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_faults
 from .driver import RUN_ID
+from .examples import Models, save_examples
 from .inprocess import InProcessGrid
 from .pool import Pool
 
@@ -66,6 +69,7 @@ def run_config(
         stack.callback(folder.close)
         if bar:
             stack.callback(bar.close)
+        stack.enter_context(shown_by(bar.on_read if bar else lambda *_: None))
         stack.enter_context(_own_thread_and_randomness())
         stack.enter_context(identity(RUN_ID))
         with _told(folder.path):
@@ -95,7 +99,9 @@ def _simulate(
     def end(status: str) -> dict[str, Any]:
         weights = _final_weights(coordinator, folder.path)
         rss = pool.peak_rss_mb if pool else 0.0
-        return finish(coordinator, folder, status, weights=weights, workers=workers, workers_rss_mb=rss)
+        summary = finish(coordinator, folder, status, weights=weights, workers=workers, workers_rss_mb=rss)
+        save_examples(folder.path, coordinator.federation, _shown(coordinator, folder.path))
+        return summary
 
     try:
         coordinator.run(first)
@@ -131,6 +137,15 @@ def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:
         return coordinator.committed
     kept = StateStore(folder / "clients").after(coordinator.records.rounds)
     return {f"{client}/{name}": value for client, arrays in kept for name, value in arrays.items()}
+
+
+def _shown(coordinator: Coordinator, folder: Path) -> Models:
+    """Give the models whose detections are shown; the global one as the server measured it."""
+    own = {}
+    if coordinator.config.model.buffers == "local":
+        own = coordinator.flat.state(buffer_names(coordinator.flat.module))
+    weights = None if coordinator.personal else {**coordinator.committed, **own}
+    return Models(weights, StateStore(folder / "clients"), coordinator.records.rounds)
 
 
 @contextmanager

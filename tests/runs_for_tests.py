@@ -1,5 +1,6 @@
 """Small run folders for the tests of the report, and the page that is made of them."""
 
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from PIL import Image
 
 from fedbox.server.report import write_report
 
@@ -46,6 +48,45 @@ def make_run(
         summary |= {"bytes_up": 1000 * len(lines), "bytes_down": 3000 * len(lines), "seconds": 1.0 * len(lines)}
         summary |= {"peak_rss_mb": 300.5, "model_sha256": "ab" * 32, "versions": {"torch": "2.13"}}
         (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def make_detection_run(folder: Path, phases: list[str], *, member: float = 0.0, **more: Any) -> Path:
+    """A run on two domains and three classes; round r has the map50 r / 10, and `member` more in each later name."""
+    make_run(folder, [None] * len(phases), **more)
+    lines = []
+    for at, phase in enumerate(phases, start=1):
+        metrics = {"map50": at / 10, "server_train_loss": 1 / at}
+        names = [f"domain.{name}" for name in ("cloudy", "rainy")] + [
+            f"class.{name}" for name in ("bus", "car", "sign")
+        ]
+        metrics |= {f"map50_by_{name}": at / 10 + i * member for i, name in enumerate(names)}
+        metrics |= {"personal_map50_by_domain.rainy": at / 20}
+        lines.append(json.dumps(make_line(at, None, phase=phase) | {"metrics": metrics, "clients": {}}))
+    (folder / "rounds.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def jpeg(width: int = 64, height: int = 32) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), (90, 120, 150)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def example(**changes: Any) -> dict[str, Any]:
+    """An entry of examples.json: three true boxes, of which the model finds two, the teacher one, the student none."""
+    truth = [[2, 2, 22, 22, 0, 1.0], [30, 4, 40, 24, 1, 1.0], [50, 10, 60, 30, 1, 1.0]]
+    model = [[3, 2, 22, 22, 0, 0.9], [30, 5, 40, 24, 1, 0.8], [0, 0, 60, 30, 1, 0.4]]
+    boxes = {"truth": truth, "model": model, "teacher": truth[:1], "student": [[2, 2, 22, 22, 1, 0.5]]}
+    entry = {"domain": "rainy", "image": "00.jpg", "width": 64, "height": 32, "classes": ["bus", "car"]}
+    return entry | {"boxes": boxes, "client": "client-1"} | changes
+
+
+def add_examples(folder: Path, *entries: dict[str, Any]) -> Path:
+    place = folder / "examples"
+    place.mkdir()
+    (place / "00.jpg").write_bytes(jpeg())
+    (place / "examples.json").write_text(json.dumps({"version": 1, "examples": entries or [example()]}))
     return folder
 
 
