@@ -103,7 +103,7 @@ class Workspace:
             holdings=Holdings(
                 labelled=lambda: federation.samples(roles.labelled, self.device),
                 unlabelled=lambda: federation.samples(roles.unlabelled, self.device, labelled=False),
-                test=lambda: federation.samples(roles.test, self.device),
+                test=lambda: federation.client_test(visit.client, self.device),
             ),
             classes=len(federation.dataset.classes),
             seed=config.seed,

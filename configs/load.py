@@ -160,7 +160,10 @@ def _across(raw: Raw) -> Iterable[Fault]:
         )
     if get("evaluate.split") == "validation" and not get("data.validation_share"):
         yield Fault("data.validation_share", "evaluate.split=validation needs a share above 0, such as 0.1")
-    if get("evaluate.clients", "none") in ("cohort", "all") and not get("data.test_share"):
+    domain = get("evaluate.client_split") == "domain"
+    if domain and not natural:
+        yield Fault("evaluate.client_split", "domain needs data.partition.kind=natural, which gives clients a domain")
+    if get("evaluate.clients", "none") in ("cohort", "all") and not (domain or get("data.test_share")):
         yield Fault("data.test_share", "evaluate.clients needs clients with a test set of their own, such as 0.2")
     # A resolved configuration holds the default share beside a count.
     if get("data.labels.count") is not None and get("data.labels.share", 1.0) != 1.0:

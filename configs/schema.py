@@ -85,6 +85,9 @@ class ModelConfig(Block):
 
     name: str = Field("cnn", description="name of a model, or module:callable")
     options: dict[str, Any] = Field(default_factory=dict, description="options of the model")
+    weights: str | None = Field(
+        None, description="safetensors file whose arrays the model starts from, such as a run's model.safetensors"
+    )
     buffers: Literal["global", "local", "drop"] = Field(
         "global",
         description="what becomes of normalisation statistics: averaged, kept by the client, thrown away",
@@ -151,6 +154,10 @@ class EvaluateConfig(Block):
     )
     clients: Literal["none", "cohort", "all"] = Field(
         "none", description="which clients evaluate on their own test set"
+    )
+    client_split: Literal["own", "domain"] = Field(
+        "own",
+        description="a client's test set: its own data.test_share, or the part of the split that has its partition.key",
     )
     batch_size: Count = Field(512, description="samples measured at a time")
     stop: StopConfig = Field(default_factory=StopConfig)

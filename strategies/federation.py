@@ -14,7 +14,7 @@ from ..data.describe import ClientTable, client_table
 from ..data.partition import Partition, partition
 from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
-from ..models import FlatModel, build_model
+from ..models import FlatModel, build_model, load_weights
 from .box_samples import BoxSamples
 from .samples import Samples
 from .seeds import derive
@@ -97,6 +97,24 @@ class Federation:
             return self.samples(self.validation, device)
         return self._samples("test", np.arange(len(self.dataset.test)), device, True)
 
+    def client_test(self, name: str, device: torch.device) -> Samples:
+        """Give what a client is measured on: its own test share, or its domain's part of the server's samples."""
+        if self.config.evaluate.client_split == "own":
+            return self.samples(self.roles(name).test, device)
+        validation, key = self.config.evaluate.split == "validation", self.config.data.partition.key
+        split = self.dataset.train if validation else self.dataset.test
+        if key is None or key not in split.attributes:
+            raise DataError(f"evaluate.client_split=domain needs the attribute {key!r} in the data that is measured on")
+        held = np.unique(self.dataset.train.attributes[key][self.clients.indices(self.number(name))].astype(str))
+        rows = self.validation if validation else np.arange(len(split))
+        mine = rows[np.isin(split.attributes[key][rows].astype(str), held)]
+        return self._samples("train" if validation else "test", mine, device, True)
+
+    def pooled_unlabelled(self) -> Index:
+        """Give every client's unlabelled samples, in ascending order."""
+        parts = [self.roles(self.name(number)).unlabelled for number in range(len(self))]
+        return np.sort(np.concatenate(parts))
+
     def pooled(self) -> Index:
         """Give every sample that clients train on, and the server's own, in ascending order.
 
@@ -140,6 +158,8 @@ class Federation:
             seed=derive(self.config.seed, "model"),
             options=spec.options,
         )
+        if spec.weights is not None:
+            load_weights(module, spec.weights)
         return FlatModel(module, device)
 
 

@@ -10,7 +10,8 @@ import math
 
 from pydantic import Field
 
-from .contract import Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site
+from .contract import Arrays, Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site
+from .site import Fit
 
 
 class ServerOnlySettings(Settings):
@@ -30,12 +31,28 @@ class ServerOnlyServer(ServerHalf[ServerOnlySettings]):
 
     def refine(self, site: Site) -> Metrics:
         """Train on the server's labelled samples. Raises ValueError when it has none."""
-        if len(site.labelled) == 0:
-            raise ValueError("server-only: the server holds no labelled samples; set data.server.share or .value")
-        site.load(self.weights)
-        fit = site.fit(epochs=self.settings.epochs, steps=server_steps(site, self.settings.epochs))
+        fit = train_alone("server-only", site, self.weights, self.settings.epochs)
         self.weights = site.weights()
         return fit.metrics
+
+
+def train_alone(strategy: str, site: Site, weights: Arrays, epochs: int | None) -> Fit:
+    """Train the weights on the server's labelled samples alone for a round; they end in the site's model.
+
+    Raises ValueError, naming the strategy, when the server holds no labelled sample.
+    """
+    check_labels(strategy, site)
+    site.load(weights)
+    return site.fit(epochs=epochs, steps=server_steps(site, epochs))
+
+
+def check_labels(strategy: str, site: Site) -> None:
+    """Raise ValueError, naming the strategy, when the server holds no labelled sample."""
+    if len(site.labelled) == 0:
+        raise ValueError(
+            f"{strategy}: the server holds no labelled samples; set data.server.share, data.server.count or "
+            "data.server.value"
+        )
 
 
 def server_steps(site: Site, epochs: int | None) -> int | None:

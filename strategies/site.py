@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from .samples import Batch, Metrics, Samples
 from .seeds import derive, generator
 
 Loss = Callable[[Batch], Tensor]
+View = Literal["none", "weak", "strong"]
 
 
 class NotAvailableError(RuntimeError):
@@ -40,6 +41,7 @@ class Holdings:
     unlabelled: Callable[[], Samples]
     test: Callable[[], Samples]
     pooled: Callable[[], Samples] | None = None
+    pooled_unlabelled: Callable[[], Samples] | None = None
 
 
 @dataclass
@@ -48,7 +50,8 @@ class Site:
 
     `model` is resident: it is shared by the clients of a process, so each visit begins from the initial weights and
     `ClientHalf.prepare` brings in what is this client's. `state` is saved under the client's name after `train`; it
-    holds arrays only. `values` and `phase` come from `Ask`; `received` are the arrays of the message.
+    holds arrays only. `values` and `phase` come from `Ask`; `received` are the arrays of the message. `population`, the
+    number of clients in the federation, is known to the server alone.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Site:
     received: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     state: Arrays = field(default_factory=dict)
     build: Callable[[], FlatModel] | None = None
+    population: int = 0
 
     def __post_init__(self) -> None:
         self.generator = generator(self.seed, "site", self.round, self.phase, self.name)
@@ -108,12 +112,20 @@ class Site:
 
     @property
     def pooled(self) -> Samples:
-        """Every client's training samples with their labels: simulation only, for reference points."""
-        if self.holdings.pooled is None:
+        """The server's and every client's training samples with their labels: simulation only, for reference points."""
+        return self._part("pooled", self._simulated(self.holdings.pooled))
+
+    @property
+    def pooled_unlabelled(self) -> Samples:
+        """Every client's unlabelled samples: simulation only, for reference points."""
+        return self._part("pooled_unlabelled", self._simulated(self.holdings.pooled_unlabelled))
+
+    def _simulated(self, read: Callable[[], Samples] | None) -> Callable[[], Samples]:
+        if read is None:
             raise NotAvailableError(
                 f"{self.name} has no access to the clients' pooled data: only a simulation holds it, at the server"
             )
-        return self._part("pooled", self.holdings.pooled)
+        return read
 
     def _part(self, key: str, read: Callable[[], Samples]) -> Samples:
         if key not in self._parts:
@@ -138,14 +150,17 @@ class Site:
         steps: int | None = None,
         adjust: Callable[[], None] | None = None,
         after_step: Callable[[], None] | None = None,
+        view: View | None = None,
+        batch_size: int | None = None,
         freeze_statistics: bool = False,
     ) -> Fit:
         """Train the model on `samples` (default: the labelled ones) and return what was done.
 
         `loss` maps a batch to a scalar (default: that of the samples' task); `parts` are the only parts that change;
-        `epochs` and `steps` default to the configuration's. `adjust` is called after each backward pass and may change
-        `flat.flat_grad`; `after_step` after each step of the optimiser. `freeze_statistics` leaves the running
-        statistics of normalisation layers as they are, and uses them. No samples: nothing happens, 0 examples.
+        `epochs`, `steps`, `batch_size` and `view` default to the configuration's; `view` is "none" for a loss that
+        makes its own views. `adjust` is called after each backward pass and may change `flat.flat_grad`; `after_step`
+        after each step of the optimiser. `freeze_statistics` leaves the running statistics of normalisation layers as
+        they are, and uses them. No samples: nothing happens, 0 examples.
         """
         samples = self.labelled if samples is None else samples
         if len(samples) == 0:
@@ -157,7 +172,7 @@ class Site:
         if freeze_statistics:
             _freeze_statistics(self.model)
         total, seen, done = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
-        for batch in self.batches(samples, epochs=epochs, steps=steps):
+        for batch in self.batches(samples, epochs=epochs, steps=steps, view=view, batch_size=batch_size):
             self.flat.zero_grad()
             value = measure(batch)
             value.backward()  # type: ignore[no-untyped-call]
@@ -172,11 +187,20 @@ class Site:
             seen, done = seen + len(batch), done + 1
         return Fit(len(samples), done, {"train_loss": float(total) / seen})
 
-    def batches(self, samples: Samples, *, epochs: int | None = None, steps: int | None = None) -> Iterator[Batch]:
-        """Give shuffled batches, with the configured view, for so many epochs or exactly so many steps."""
+    def batches(
+        self,
+        samples: Samples,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        view: View | None = None,
+        batch_size: int | None = None,
+    ) -> Iterator[Batch]:
+        """Give shuffled batches for so many epochs or exactly so many steps; see `fit` for what may be given."""
+        view = self.train_config.view if view is None else view
         steps = self.train_config.steps if steps is None and epochs is None else steps
         epochs = self.train_config.epochs if epochs is None else epochs
-        size, done = self.train_config.batch_size, 0
+        size, done = batch_size or self.train_config.batch_size, 0
         while (done < steps) if steps is not None else (epochs > 0):
             epochs -= 1
             order = torch.randperm(len(samples), generator=self.generator).to(self.device)
@@ -184,13 +208,12 @@ class Site:
                 if steps is not None and done >= steps:
                     return
                 done += 1
-                yield self._viewed(samples, index)
+                yield self._viewed(samples, index, view)
 
-    def _viewed(self, samples: Samples, index: Tensor) -> Batch:
-        if self.train_config.view == "none":
+    def _viewed(self, samples: Samples, index: Tensor, view: View) -> Batch:
+        if view == "none":
             return samples.batch(index)
-        views = self.views(samples)
-        return samples.viewed(index, getattr(views, self.train_config.view), self.generator)
+        return samples.viewed(index, getattr(self.views(samples), view), self.generator)
 
     def views(self, samples: Samples) -> Any:
         """Give the configured views that fit the samples: `weak` and `strong`, on images in [0, 1]."""

@@ -1,0 +1,144 @@
+"""Learning from unlabelled images with boxes: a teacher labels the weak view, its student learns the strong view.
+
+The teacher is a second model that follows the student, W_teacher <- a W_teacher + (1 - a) W after every step; boxes
+move along from the weak view into the strong one, mosaic included. What a pseudo-label counts for follows Efficient
+Teacher (Xu et al. 2023): from score `high` on it is a label, between `low` and `high` only a soft target of objectness,
+below `low` background.
+"""
+
+import math
+from typing import Any, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ..data.box_views import Targets
+from ..data.coco_map import match_quality
+from ..models import FlatModel
+from ..models.detections import Detections, ObjectDetector
+from .box_samples import BoxSamples
+from .contract import Arrays, Batch, Metrics, Settings, Site
+
+
+class TeacherSettings(Settings):
+    """What makes a pseudo-label, and how the teacher follows its student."""
+
+    low: float = Field(0.1, ge=0, le=1, description="score below which a detection is background")
+    high: float = Field(0.6, ge=0, le=1, description="score from which a detection counts as a label")
+    iou: float = Field(0.65, gt=0, le=1, description="IoU of non-maximum suppression at the teacher")
+    ema: float | None = Field(
+        None, ge=0, lt=1, description="decay of the teacher (paper: 0.999); null: half of it is new after a round"
+    )
+
+
+class BoxTeacher:
+    """Labels the images of one visit for the model of `site`, which it follows unless `still`.
+
+    It begins as a copy of that model, or of `kept` (arrays by name), and lives in the site's spare model. `steps` are
+    those that the student will take, from which the default decay follows: 0.5 ** (1 / steps). Without `boxes` its
+    labels teach what is there, but not where its box lies.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        samples: BoxSamples,
+        settings: TeacherSettings,
+        *,
+        steps: int,
+        still: bool = False,
+        kept: Arrays | None = None,
+        boxes: bool = True,
+    ) -> None:
+        self.site, self.samples, self.settings, self.still = site, samples, settings, still
+        self.boxes = boxes
+        self.decay = settings.ema if settings.ema is not None else 0.5 ** (1 / max(steps, 1))
+        self.quality = Quality()
+        self.flat: FlatModel = site.spare
+        self.flat.load(site.flat.state([*site.flat.module.state_dict()]))
+        self.flat.load(kept or {})
+
+    def follow(self) -> None:
+        """Take in the student after a step. Running statistics are averages already: the teacher gets the student's."""
+        if self.still:
+            return
+        self.flat.flat.lerp_(self.site.flat.flat, 1 - self.decay)
+        theirs = dict(self.site.model.named_buffers())
+        for name, value in self.flat.module.named_buffers():
+            value.copy_(theirs[name])
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Give the student's loss on the pseudo-labels of the batch's images, a scalar."""
+        images, pseudo = self.labelled(batch)
+        return self.loss_of(self.site.model(images), pseudo)
+
+    def loss_of(self, predictions: Any, pseudo: list[Detections]) -> Tensor:
+        """Give the loss of the student's predictions against pseudo-labels, a scalar."""
+        student, settings = cast(ObjectDetector, self.site.model), self.settings
+        return student.pseudo_loss(predictions, pseudo, settings.low, settings.high, boxes=self.boxes).total
+
+    def detect(self, images: Tensor) -> list[Detections]:
+        """Give what the teacher finds in normalised images [b, c, h, w], scores from `low` on."""
+        return cast(ObjectDetector, self.flat.module).detect(images, self.settings.low, self.settings.iou)
+
+    def reliable(self, found: list[Detections]) -> list[tuple[Tensor, Tensor]]:
+        """Give the boxes [k, 4] and labels [k] of each image that count as labels."""
+        return [(each.boxes[kept], each.labels[kept]) for each in found for kept in [each.scores >= self.settings.high]]
+
+    def labelled(self, batch: Batch) -> tuple[Tensor, list[Detections]]:
+        """Give strong views of the batch's images, normalised, and the pseudo-labels in them."""
+        site, samples = self.site, self.samples
+        views = site.views(samples)
+        truth = Targets.of([samples.truths[number] for number in batch.index.tolist()])
+        weak = views.weak(samples.images(batch.index), truth, site.generator)
+        found = self.detect(samples.normalize(weak.images))
+        self.quality.add(found, weak.targets, self.settings.high)
+        whole = Detections(*(torch.cat([each[field] for each in found]) for field in range(4)))
+        # The places of the detections ride as labels, so that the rest can be found again after boxes were lost.
+        counts = torch.tensor([len(each.boxes) for each in found], device=site.device)
+        owners = torch.arange(len(found), device=site.device).repeat_interleave(counts)
+        places = torch.arange(len(whole.boxes), device=site.device)
+        strong = views.strong(weak.images, Targets(whole.boxes, places, owners), site.generator)
+        pseudo = []
+        for number in range(len(found)):
+            part = strong.targets.image(number)
+            pseudo.append(Detections(part.boxes, *(value[part.labels] for value in whole[1:])))
+        return samples.normalize(strong.images), pseudo
+
+
+def box_samples(samples: object, strategy: str) -> BoxSamples:
+    """Give the samples as images with boxes. Raises TypeError for others."""
+    if not isinstance(samples, BoxSamples):
+        raise TypeError(f"{strategy} needs images with boxes, such as data.dataset=scenes")
+    return samples
+
+
+def steps_of(site: Site, count: int) -> int:
+    """Give the optimiser steps that a visit takes over `count` samples."""
+    config = site.train_config
+    return config.steps or config.epochs * math.ceil(count / config.batch_size)
+
+
+class Quality:
+    """Counts how many pseudo-labels of a round are right, where the truth is known; for the records alone."""
+
+    def __init__(self) -> None:
+        self._found: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._truth: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, found: list[Detections], truth: Targets, high: float) -> None:
+        """Take note of the detections that count as labels, and of the true boxes of the same view."""
+        for number, each in enumerate(found):
+            kept = each.scores >= high
+            self._found.append((each.boxes[kept].cpu(), each.labels[kept].cpu(), each.scores[kept].cpu()))
+            part = truth.image(number)
+            self._truth.append((part.boxes.cpu(), part.labels.cpu()))
+
+    def metrics(self) -> Metrics:
+        """Give precision and recall at IoU 0.5, and the pseudo-labels an image."""
+        if not self._found:
+            return {}
+        precision, recall = match_quality(self._found, self._truth)
+        count = sum(len(boxes) for boxes, _, _ in self._found) / len(self._found)
+        return {"pseudo_precision": precision, "pseudo_recall": recall, "pseudo_per_image": count}

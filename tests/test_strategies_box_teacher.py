@@ -1,0 +1,114 @@
+"""The teacher of boxes: how it follows, what it counts as a label, how good its labels are."""
+
+import numpy as np
+import pytest
+import torch
+from boxes_for_tests import site_of
+
+from fedbox.models.detections import Detections
+from fedbox.strategies.box_teacher import BoxTeacher, Quality, TeacherSettings, box_samples, steps_of
+from fedbox.strategies.site import Site
+
+
+def _teacher(site: Site, **settings: float) -> BoxTeacher:
+    checked = TeacherSettings.model_validate(settings)
+    return BoxTeacher(site, box_samples(site.unlabelled, "test"), checked, steps=4)
+
+
+def test_it_is_the_moving_average_of_its_student() -> None:
+    site = site_of()
+    teacher = _teacher(site, ema=0.9)
+    average = site.flat.flat.clone()
+    for step in range(3):
+        site.flat.flat.add_(0.01 * (step + 1))
+        teacher.follow()
+        average = 0.9 * average + 0.1 * site.flat.flat
+    assert torch.allclose(teacher.flat.flat, average, atol=1e-6)
+
+
+def test_by_default_half_of_it_is_new_after_a_round() -> None:
+    site = site_of()
+    teacher, start = _teacher(site), site.flat.flat.clone()
+    site.flat.flat.add_(1.0)
+    for _ in range(4):
+        teacher.follow()
+    moved = (teacher.flat.flat - start)[: site.flat.spans[next(iter(site.flat.spans))].stop]
+    assert torch.allclose(moved, torch.full_like(moved, 0.5), atol=1e-5)
+
+
+def test_it_takes_over_running_statistics() -> None:
+    site = site_of(**{"model.options": {"norm": "batch"}})
+    teacher = _teacher(site)
+    name, buffer = next((n, b) for n, b in site.model.named_buffers() if n.endswith("running_mean"))
+    buffer.add_(3.0)
+    teacher.follow()
+    assert torch.equal(dict(teacher.flat.module.named_buffers())[name], buffer)
+
+
+def test_a_still_teacher_stays() -> None:
+    site = site_of()
+    samples = box_samples(site.unlabelled, "test")
+    teacher = BoxTeacher(site, samples, TeacherSettings(), steps=4, still=True)
+    before = teacher.flat.flat.clone()
+    site.flat.flat.add_(1.0)
+    teacher.follow()
+    assert torch.equal(teacher.flat.flat, before)
+
+
+def test_labels_are_what_reaches_the_threshold() -> None:
+    boxes = torch.tensor([[0.0, 0, 8, 8], [1, 1, 9, 9], [2, 2, 9, 9]])
+    found = [Detections(boxes, torch.tensor([0.9, 0.6, 0.59]), torch.tensor([1, 2, 3]), torch.ones(3))]
+    ((kept, labels),) = _teacher(site_of(), high=0.6).reliable(found)
+    assert labels.tolist() == [1, 2]
+    assert torch.equal(kept, boxes[:2])
+
+
+def test_no_detection_at_all_is_a_loss_with_a_gradient() -> None:
+    """Scores of a fresh detector are near 0.002: above a threshold of 0.5 there is none, and all is background."""
+    site = site_of()
+    teacher = _teacher(site, low=0.5, high=0.9)
+    batch = site.unlabelled.batch(torch.arange(4))
+    images, pseudo = teacher.labelled(batch)
+    assert [len(each.boxes) for each in pseudo] == [0, 0, 0, 0]
+    assert images.shape == (4, 3, 64, 64)
+    loss = teacher.loss(batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert torch.isfinite(loss)
+    assert bool(site.flat.flat_grad.any())
+    assert torch.isfinite(site.flat.flat_grad).all()
+
+
+def test_without_boxes_the_place_teaches_nothing() -> None:
+    site = site_of()
+    samples = box_samples(site.unlabelled, "test")
+    settings = TeacherSettings(low=0.0, high=0.0)
+    teacher = BoxTeacher(site, samples, settings, steps=1, boxes=False)
+    images, pseudo = teacher.labelled(site.unlabelled.batch(torch.arange(4)))
+    predictions = site.model(images)
+    whole = site.model.pseudo_loss(predictions, pseudo, 0.0, 0.0)  # type: ignore[operator]
+    assert float(whole.box) > 0
+    assert float(teacher.loss_of(predictions, pseudo)) == pytest.approx(float(whole.total - 3.0 * whole.box), rel=1e-5)
+
+
+def test_quality_counts_what_is_right() -> None:
+    from fedbox.data.box_views import Targets
+
+    quality = Quality()
+    assert quality.metrics() == {}
+    truth = Targets.of([(torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), torch.tensor([0, 1]))])
+    boxes = torch.tensor([[0.0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
+    scores = torch.tensor([0.9, 0.8, 0.2])
+    quality.add([Detections(boxes, scores, torch.tensor([0, 0, 0]), scores)], truth, 0.5)
+    # Two reach the threshold: one is right, one has the wrong class; of the two true boxes one is found.
+    assert quality.metrics() == {"pseudo_precision": 0.5, "pseudo_recall": 0.5, "pseudo_per_image": 2.0}
+
+
+def test_steps_follow_the_configuration() -> None:
+    assert steps_of(site_of(**{"train.epochs": 3}), 12) == 6
+    assert steps_of(site_of(**{"train.steps": 5}), 12) == 5
+    assert steps_of(site_of(), 0) == 0
+
+
+def test_samples_without_boxes_are_refused() -> None:
+    with pytest.raises(TypeError, match="fedsto needs images with boxes"):
+        box_samples(np.zeros(3), "fedsto")

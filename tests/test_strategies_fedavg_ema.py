@@ -1,0 +1,138 @@
+"""FedAvg on pseudo-labels and its variants: each term against its formula."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from boxes_for_tests import run_scenes, site_of
+
+from fedbox.models import norm_names
+from fedbox.strategies.contract import Update
+from fedbox.strategies.exact import Arrays
+from fedbox.strategies.fedavg_ema import FedAvgEMAClient, FedAvgEMAServer, FedAvgEMASettings
+
+
+def _settings(**values: Any) -> FedAvgEMASettings:
+    return FedAvgEMASettings.model_validate({"warmup": 0, "low": 0.0, "high": 0.01, **values})
+
+
+def _server(**values: Any) -> FedAvgEMAServer:
+    return FedAvgEMAServer(_settings(**values), site_of("server"))
+
+
+def _moved(weights: Arrays, by: float) -> Arrays:
+    return {name: (value + by).astype(value.dtype) for name, value in weights.items()}
+
+
+def test_mu_and_dyn_pull_towards_the_global_model() -> None:
+    site = site_of()
+    client = FedAvgEMAClient(_settings(mu=0.5, dyn=0.25))
+    site.state["dyn/g"] = np.full(site.flat.flat.shape, 0.125, np.float32)
+    change = client.adjust(site)
+    assert change is not None
+    start = site.flat.flat.clone()
+    site.flat.flat.add_(2.0)
+    site.flat.flat_grad.fill_(1.0)
+    change()
+    # 1 + (mu + dyn) (w - w_global) - g
+    assert torch.allclose(site.flat.flat_grad, 1 + 0.75 * (site.flat.flat - start) - 0.125)
+    assert FedAvgEMAClient(_settings()).adjust(site) is None
+
+
+def test_feddyn_remembers_how_far_it_went() -> None:
+    site = site_of()
+    start = site.flat.flat.clone()
+    FedAvgEMAClient(_settings(dyn=0.1, personal=False)).train(site)
+    assert torch.allclose(torch.from_numpy(np.array(site.state["dyn/g"])), -0.1 * (site.flat.flat - start), atol=1e-7)
+
+
+def test_feddyn_at_the_server_by_hand() -> None:
+    """Two of three clients move every weight by 0.25 and 0.75: h = -a 2/3 0.5, w = w + 0.5 + 2/3 0.5."""
+    server = _server(dyn=0.1)
+    before = dict(server.weights)
+    total = server.begin()
+    server.add(total, "client-0", Update(_moved(before, 0.25), 1))
+    server.add(total, "client-1", Update(_moved(before, 0.75), 9))  # examples do not matter
+    server.finish(total, 1)
+    for name, value in server.weights.items():
+        assert np.allclose(value, before[name] + 0.5 + 0.5 * 2 / 3, atol=1e-6)
+    kept = server.state()
+    assert all(np.allclose(value, -0.1 * 2 / 3 * 0.5, atol=1e-7) for value in kept.values())
+    other = _server(dyn=0.1)
+    other.restore(kept)
+    assert other.drift.keys() == server.drift.keys()
+
+
+def test_fedopt_steps_from_the_mean() -> None:
+    server = _server(server_optimizer="sgd", server_lr=0.5, server_beta1=0.0)
+    before = dict(server.weights)
+    total = server.begin()
+    server.add(total, "client-0", Update(_moved(before, 1.0), 4))
+    server.finish(total, 1)
+    assert all(np.allclose(value, before[name] + 0.5, atol=1e-6) for name, value in server.weights.items())
+
+
+def test_fedbn_keeps_normalisation_at_home() -> None:
+    site = site_of()
+    client, server = FedAvgEMAClient(_settings(local_norms=True)), _server(local_norms=True)
+    names = set(norm_names(site.model))
+    assert names
+    assert all(name.rpartition(".")[2] in ("weight", "bias") for name in names)
+    update = client.train(site)
+    assert set(update.weights) == set(server.expects()) == set(server.weights) - names
+    own = {name: site.state["norm/" + name] for name in names}
+    later = site_of()
+    later.state, later.received = site.state, server.weights
+    client.prepare(later)
+    assert all(np.array_equal(value, own[name]) for name, value in later.flat.state(names).items())
+    rest = [name for name in server.weights if name not in names]
+    assert all(np.array_equal(value, server.weights[name]) for name, value in later.flat.state(rest).items())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"mu": 0.1},
+        {"local_norms": True},
+        {"server_optimizer": "adam", "server_lr": 0.01},
+        {"dyn": 0.1},
+        {"labeller": "global"},
+        {"labeller": "persistent", "personal": False},
+    ],
+)
+def test_every_variant_resumes_to_the_same_bits(settings: dict[str, Any], tmp_path: Path) -> None:
+    changes = {"strategy": "fedavg-ema", "settings.fedavg-ema": {"warmup": 0, "low": 0.0, "high": 0.01, **settings}}
+    whole = run_scenes(tmp_path / "whole", **changes)
+    run_scenes(tmp_path / "parts", rounds=1, **changes)
+    parts = run_scenes(tmp_path / "parts", resume=True, **changes)
+    assert parts.summary["model_sha256"] == whole.summary["model_sha256"]
+    plain = run_scenes(tmp_path / "plain", strategy="fedavg-ema")
+    assert whole.summary["model_sha256"] != plain.summary["model_sha256"]
+
+
+def test_labels_at_the_clients_are_used(tmp_path: Path) -> None:
+    """With all labels there is nothing to label: full supervision."""
+    result = run_scenes(tmp_path / "run", strategy="fedavg-ema", rounds=1, **{"data.labels": {"share": 1.0}})
+    assert "pseudo_precision" not in result.rounds[0]["metrics"]
+    assert result.rounds[0]["clients"]["client-0"]["examples"] == 12
+    assert "train_loss" in result.rounds[0]["metrics"]
+
+
+def test_personal_models_are_measured_on_their_own_domain(tmp_path: Path) -> None:
+    result = run_scenes(
+        tmp_path / "run",
+        strategy="fedavg-ema",
+        rounds=1,
+        **{"evaluate.clients": "all", "evaluate.client_split": "domain"},
+    )
+    metrics = result.summary["metrics"]
+    for prefix in ("personal_", "teacher_"):
+        assert set(metrics[f"{prefix}map50_by_domain"]) == {"overcast", "rainy", "snowy"}
+        assert prefix + "map50" in metrics
+    rows = result.rounds[0]["clients"]
+    assert metrics["personal_map50"] == pytest.approx(sum(row["personal_map50"] for row in rows.values()) / 3)
+    assert rows["client-1"]["test_examples"] == 4  # of 16 test images those that are rainy
+    # The global model on rainy images, measured by the server and by the client: the same images, the same figure.
+    assert rows["client-1"]["map50"] == pytest.approx(metrics["map50_by_domain"]["rainy"])
