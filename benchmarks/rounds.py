@@ -9,8 +9,6 @@ round begins from the same weights, and its result is checked to be the same mod
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,42 +16,24 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from contest import NEVER, Contestant, Fedbox, Weights, difference, machine
 
-from fedbox.client.workspace import Workspace, forget, use
 from fedbox.configs import Config, load_config
 from fedbox.models import build_model
-from fedbox.server.loop import Coordinator
 from fedbox.server.memory import peak_rss_mb
-from fedbox.server.records import versions
 from fedbox.simulations.driver import RUN_ID
-from fedbox.simulations.inprocess import InProcessGrid
-from fedbox.simulations.pool import Pool
 from fedbox.strategies.base import identity
 from fedbox.strategies.federation import Federation
-from fedbox.strategies.registry import find
 from fedbox.strategies.seeds import generator
-
-Weights = Mapping[str, NDArray[Any]]
 
 CLIENTS, IMAGES, SIZE, BATCH, LR = 20, 100, 28, 20, 0.05
 TOLERANCE = 1e-5  # largest difference of a weight after a round
 WARM_UP = 3
-_NEVER = 10**9  # rounds: nobody evaluates
 LOOP, LOOP_LAST, ONE, TWO = "loop", "loop_channels_last", "one_worker", "two_workers"
-
-
-class Contestant(Protocol):
-    """One way to run rounds. Another one joins by a class with this method and a line in `contestants`."""
-
-    def round(self, number: int, weights: Weights) -> Weights:
-        """Run a round from the given global weights; give the new ones."""
 
 
 class Loop:
@@ -92,35 +72,12 @@ class Loop:
         return {name: (value / examples).to(state[name].dtype).numpy() for name, value in total.items()}
 
 
-class Fedbox:
-    """A whole round of fedbox, messages, checks, exact sum, record and checkpoint included; no evaluation."""
-
-    def __init__(self, federation: Federation, folder: Path, workers: int, stack: ExitStack) -> None:
-        config_json = federation.config.model_dump_json()
-        folder.mkdir(parents=True)
-        pool = Pool(workers) if workers > 1 else None
-        grid = InProcessGrid(len(federation), config_json, str(folder), pool)
-        stack.callback(grid.close)
-        if pool is not None:
-            pool.setup(federation, config_json, str(folder))
-        else:
-            use(Workspace(federation, folder), config_json, str(folder))
-            stack.callback(forget)
-        self.coordinator = Coordinator(federation, find(federation.config.strategy), grid, folder)
-
-    def round(self, number: int, weights: Weights) -> Weights:
-        """Run one round of the server's loop."""
-        self.coordinator.half.weights = dict(weights)
-        self.coordinator._run_round(number)
-        return self.coordinator.half.weights
-
-
 def work(model: str) -> Config:
     """Give the configuration of the work."""
     return load_config(
         {
             "name": "benchmark",
-            "rounds": _NEVER,
+            "rounds": NEVER,
             "model": model,
             "data": {
                 "dataset": "synthetic",
@@ -128,7 +85,7 @@ def work(model: str) -> Config:
                 "partition": {"kind": "iid", "clients": CLIENTS},
             },
             "train": {"epochs": 1, "batch_size": BATCH, "lr": LR},
-            "evaluate": {"every": _NEVER},
+            "evaluate": {"every": NEVER},
         }
     )
 
@@ -141,13 +98,6 @@ def contestants(federation: Federation, folder: Path, stack: ExitStack) -> dict[
         ONE: Fedbox(federation, folder / "one", 1, stack),
         TWO: Fedbox(federation, folder / "two", 2, stack),
     }
-
-
-def difference(left: Weights, right: Weights) -> float:
-    """Give the largest difference of two models' weights."""
-    if left.keys() != right.keys():
-        raise SystemExit(f"the models have other names: {sorted(left.keys() ^ right.keys())}")
-    return max(float(np.abs(left[name] - right[name]).max()) for name in left)
 
 
 def race(model: str, repeats: int) -> dict[str, Any]:
@@ -208,7 +158,7 @@ def memory_of(population: int, cohort: int, rounds: int) -> dict[str, float]:
     """Run rounds over a large population in this process; give seconds a round and peak memory in MB."""
     config = load_config(
         {
-            "rounds": _NEVER,
+            "rounds": NEVER,
             "model": {"name": "mlp", "options": {"hidden": 1024}},
             "data": {
                 "dataset": "synthetic",
@@ -217,7 +167,7 @@ def memory_of(population: int, cohort: int, rounds: int) -> dict[str, float]:
             },
             "train": {"steps": 2, "batch_size": 2, "lr": LR},
             "clients": {"per_round": cohort},
-            "evaluate": {"every": _NEVER},
+            "evaluate": {"every": NEVER},
         }
     )
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -248,21 +198,6 @@ def memory(quick: bool) -> Iterator[dict[str, float]]:
         command = [sys.executable, __file__, "--probe", str(population), str(cohort), str(rounds)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         yield json.loads(done.stdout)
-
-
-def machine() -> dict[str, Any]:
-    """Say on what this was measured."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "cores": len(os.sched_getaffinity(0)),
-        "cpu": cpu,
-        "system": platform.system(),
-        "load_before": os.getloadavg()[0],
-        "versions": versions(),
-    }
 
 
 def main() -> None:

@@ -78,7 +78,8 @@ class Workspace:
     def describe(self, client: str) -> dict[str, int]:
         """Say what the client holds: numbers of samples, never the samples."""
         roles = self._roles(client)
-        return {"labelled": len(roles.labelled), "unlabelled": len(roles.unlabelled), "test": len(roles.test)}
+        tests = len(self.federation.client_test_index(client)[1])
+        return {"labelled": len(roles.labelled), "unlabelled": len(roles.unlabelled), "test": tests}
 
     def _shared_test(self) -> Samples:
         if not hasattr(self, "_shared"):

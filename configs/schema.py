@@ -105,6 +105,9 @@ class TrainConfig(Block):
     lr_decay: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
         1.0, description="the learning rate of round r is lr * lr_decay ** (r - 1)"
     )
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="course of the learning rate within one round of a participant: as it is, or down to 0"
+    )
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="sgd: momentum, afresh in each round")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="pull of the weights towards zero")
     clip_norm: Annotated[float, Field(gt=0.0)] | None = Field(None, description="largest norm of a gradient")

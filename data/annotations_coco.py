@@ -71,13 +71,14 @@ def read_coco(
     Raises DataError that names the file and the record or line for whatever does not fit.
     """
     tree = Tree("coco", root, "annotations/*.json and images/ (COCO), or a zip archive of them", (train, images))
-    parts = [_read(tree, path) for path in (train, test) if path is not None]
-    names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
-    folders = (images, images if test_images is None else test_images)
-    pictures = [_pictures(tree, part, place, names) for part, place in zip(parts, folders, strict=False)]
-    framing = Framing(size, min_side, bad_boxes, cache)
-    data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
-    return BoxSet("coco", *data, names, MEAN, STD)
+    with tree.lines():
+        parts = [_read(tree, path) for path in (train, test) if path is not None]
+        names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+        folders = (images, images if test_images is None else test_images)
+        pictures = [_pictures(tree, part, place, names) for part, place in zip(parts, folders, strict=False)]
+        framing = Framing(size, min_side, bad_boxes, cache)
+        data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
+        return BoxSet("coco", *data, names, MEAN, STD)
 
 
 def read_soda10m(
@@ -101,21 +102,22 @@ def read_soda10m(
     """
     paths = [f"{place}annotations/instance_train.json" for place in _SODA_PLACES]
     tree = Tree("soda10m", root, "labeled/ with annotations/, train/ and val/ (SODA10M)", ("annotations", "labeled"))
-    found = tree.first(paths, "the annotations of SODA10M")
-    base = found.removesuffix("annotations/instance_train.json")
-    parts = [_read(tree, f"{base}annotations/instance_{part}.json") for part in ("train", "val")]
-    names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
-    train, test = (
-        _pictures(tree, part, f"{base}{place}", names, {"labels": "yes"})
-        for part, place in zip(parts, ("train", "val"), strict=True)
-    )
-    if unlabelled is not None:
-        bare = tree.below(unlabelled)
-        if not bare:
-            raise DataError(f"{tree.full(unlabelled)} holds no pictures")
-        train += [Picture(path, tree.full(unlabelled), attributes={"labels": "no"}) for path in bare]
-    data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
-    return BoxSet("soda10m", *data, names, MEAN, STD)
+    with tree.lines():
+        found = tree.first(paths, "the annotations of SODA10M")
+        base = found.removesuffix("annotations/instance_train.json")
+        parts = [_read(tree, f"{base}annotations/instance_{part}.json") for part in ("train", "val")]
+        names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+        train, test = (
+            _pictures(tree, part, f"{base}{place}", names, {"labels": "yes"})
+            for part, place in zip(parts, ("train", "val"), strict=True)
+        )
+        if unlabelled is not None:
+            bare = tree.below(unlabelled)
+            if not bare:
+                raise DataError(f"{tree.full(unlabelled)} holds no pictures")
+            train += [Picture(path, tree.full(unlabelled), attributes={"labels": "no"}) for path in bare]
+        data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
+        return BoxSet("soda10m", *data, names, MEAN, STD)
 
 
 def _class_names(part: _Part) -> list[str]:

@@ -75,14 +75,15 @@ def read_bdd100k(
     Raises DataError that names the file and the record for whatever does not fit.
     """
     tree = Tree("bdd100k", root, "images/100k and labels (BDD100K)", ("images", "labels", "bdd100k"))
-    names = chosen_classes(_BDD_CLASSES, classes, "BDD100K")
-    parts = []
-    for part in ("train", "val"):
-        places = {f"{place}{file.format(part)}": place for place in _BDD_PLACES for file in _BDD_FILES}
-        path = tree.first(list(places), f"BDD100K's labels of {part}")
-        parts.append(_bdd_pictures(tree, path, f"{places[path]}images/100k/{part}", names, weathers))
-    data = Framing(size, min_side, bad_boxes, cache).parts(tree, parts[0], parts[1], (limit, test_limit))
-    return BoxSet("bdd100k", *data, names, MEAN, STD)
+    with tree.lines():
+        names = chosen_classes(_BDD_CLASSES, classes, "BDD100K")
+        parts = []
+        for part in ("train", "val"):
+            places = {f"{place}{file.format(part)}": place for place in _BDD_PLACES for file in _BDD_FILES}
+            path = tree.first(list(places), f"BDD100K's labels of {part}")
+            parts.append(_bdd_pictures(tree, path, f"{places[path]}images/100k/{part}", names, weathers))
+        data = Framing(size, min_side, bad_boxes, cache).parts(tree, parts[0], parts[1], (limit, test_limit))
+        return BoxSet("bdd100k", *data, names, MEAN, STD)
 
 
 def _bdd_pictures(
@@ -145,10 +146,11 @@ def read_cityscapes(
     """
     layout = f"leftImg8bit and {annotations} (Cityscapes)"
     tree = Tree("cityscapes", root, layout, ("leftImg8bit", annotations))
-    names = chosen_classes(CITYSCAPES_CLASSES, classes, "Cityscapes")
-    train, test = (_city_pictures(tree, annotations, part, names) for part in ("train", "val"))
-    data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
-    return BoxSet("cityscapes", *data, names, MEAN, STD)
+    with tree.lines():
+        names = chosen_classes(CITYSCAPES_CLASSES, classes, "Cityscapes")
+        train, test = (_city_pictures(tree, annotations, part, names) for part in ("train", "val"))
+        data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
+        return BoxSet("cityscapes", *data, names, MEAN, STD)
 
 
 def _city_pictures(tree: Tree, annotations: str, part: str, names: Sequence[str]) -> list[Picture]:

@@ -269,16 +269,24 @@ def _resampled(x: "Tensor", geometry: Geometry) -> "Tensor":
     for chosen, whole in ((single.nonzero()[:, 0], False), ((~single).nonzero()[:, 0], True)):
         if not len(chosen):
             continue
-        canvas = x[chosen]
-        if whole:
-            first, right, below, last = (x[images] for images in geometry.source[chosen].T)
-            canvas = torch.cat((torch.cat((first, right), 3), torch.cat((below, last), 3)), 2)
-        out[chosen] = _warped(canvas, geometry.transform[chosen, 0], x.shape[-2:])
+        out[chosen] = _warped(_canvas(x, geometry.source[chosen], whole), geometry.transform[chosen, 0], x.shape[-2:])
     return out
 
 
+def _canvas(x: "Tensor", source: "Tensor", whole: bool) -> "Tensor":
+    """Return the first source of each image, or all four as one picture; less the grey that comes in at the edges."""
+    if not whole:
+        return x[source[:, 0]].sub_(_FILL)
+    height, width = x.shape[-2:]
+    canvas = x.new_empty(len(source), x.shape[1], 2 * height, 2 * width)
+    for place, images in enumerate(source.T):
+        top, left = height * (place // 2), width * (place % 2)
+        canvas[:, :, top : top + height, left : left + width] = x[images]
+    return canvas.sub_(_FILL)
+
+
 def _warped(x: "Tensor", transform: "Tensor", size: "Sequence[int]") -> "Tensor":
-    """Scale and move images by transforms [b, 4]; grey comes in at the edges."""
+    """Scale and move images, given less _FILL, by transforms [b, 4]; grey comes in at the edges."""
     import torch
     from kornia.geometry.transform import warp_affine
 
@@ -287,5 +295,5 @@ def _warped(x: "Tensor", transform: "Tensor", size: "Sequence[int]") -> "Tensor"
     # Boxes count from the edges of pixels, kornia from their centres: half a pixel less, before and after.
     matrix = [scale_x, zero, move_x + (scale_x - 1) / 2, zero, scale_y, move_y + (scale_y - 1) / 2]
     stacked = torch.stack(matrix, 1).view(-1, 2, 3)
-    warped: Tensor = warp_affine(x - _FILL, stacked, (size[0], size[1]), padding_mode="zeros", align_corners=True)
+    warped: Tensor = warp_affine(x, stacked, (size[0], size[1]), padding_mode="zeros", align_corners=True)
     return warped.add_(_FILL).clamp_(0, 1)

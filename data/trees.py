@@ -3,13 +3,15 @@
 import json
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .arrays import DataError
 from .files import folder, read_bytes
 from .folder import SUFFIXES
+from .json_lines import with_lines
 
 
 class Tree:
@@ -29,6 +31,7 @@ class Tree:
                 place = archives[0]
         self.dataset, self.place = dataset, place
         self._lock = threading.Lock()
+        self._documents: list[str] = []
         self._archive: zipfile.ZipFile | None = None
         if place.is_file():
             try:
@@ -104,10 +107,23 @@ class Tree:
 
     def json(self, path: str) -> Any:
         """Return the content of a JSON file, or raise DataError naming file and line."""
+        self._documents.append(path)
         try:
             return json.loads(self.text(path))
         except json.JSONDecodeError as error:
             raise DataError(f"{self.full(path)}, line {error.lineno}: no valid JSON: {error.msg}") from None
+
+    @contextmanager
+    def lines(self) -> Iterator[None]:
+        """Add the line to what a DataError says about a record of a JSON file that was read here."""
+        try:
+            yield
+        except DataError as error:
+            message = str(error)
+            for path in self._documents:
+                if f"{self.full(path)}: " in message:
+                    message = with_lines(message, self.full(path), self.text(path))
+            raise DataError(message) from error.__cause__
 
     def first(self, candidates: Sequence[str], what: str) -> str:
         """Return the first of the candidates that is there, or raise DataError that lists them."""

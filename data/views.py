@@ -165,7 +165,7 @@ def _warp(x: "Tensor", amounts: "Tensor", padding: str) -> "Tensor":
 def _grey(x: "Tensor") -> "Tensor":
     if x.shape[1] != 3:
         return x.mean(1, keepdim=True)
-    return (0.299 * x[:, :1] + 0.587 * x[:, 1:2] + 0.114 * x[:, 2:]).expand_as(x)
+    return (0.299 * x[:, :1]).add_(x[:, 1:2], alpha=0.587).add_(x[:, 2:], alpha=0.114).expand_as(x)
 
 
 # Colour operations: images [m, c, h, w] and a signed amount [m, 1, 1, 1] in -1..1; 0 changes nothing.
@@ -175,12 +175,11 @@ def _brightness(x: "Tensor", amount: "Tensor") -> "Tensor":
 
 def _contrast(x: "Tensor", amount: "Tensor") -> "Tensor":
     mean = _grey(x).mean((1, 2, 3), keepdim=True)
-    return mean + (x - mean) * (1 + 0.9 * amount)
+    return mean.lerp(x, 1 + 0.9 * amount)
 
 
 def _saturation(x: "Tensor", amount: "Tensor") -> "Tensor":
-    grey = _grey(x)
-    return grey + (x - grey) * (1 + 0.9 * amount)
+    return _grey(x).lerp(x, 1 + 0.9 * amount)
 
 
 def _sharpness(x: "Tensor", amount: "Tensor") -> "Tensor":

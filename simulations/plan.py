@@ -11,6 +11,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..configs import Config
@@ -93,6 +94,9 @@ def _holdings(federation: Federation) -> Facts:
     config, table = federation.config, federation.table()
     parts = {"labelled": table.labelled, "unlabelled": table.unlabelled, "test": table.test}
     counts = {role: part.sum(axis=1) for role, part in parts.items()}
+    if config.evaluate.client_split == "domain":
+        names = [federation.name(number) for number in range(len(federation))]
+        counts["test"] = np.array([len(federation.client_test_index(name)[1]) for name in names])
     split = config.evaluate.split
     measured = len(federation.validation if split == "validation" else federation.dataset.test)
     facts = [("server", f"{len(federation.server):,} labelled; measures on {measured:,} {split} images")]

@@ -6,7 +6,6 @@ Teacher (Xu et al. 2023): from score `high` on it is a label, between `low` and 
 below `low` background.
 """
 
-import math
 from typing import Any, cast
 
 import torch
@@ -112,12 +111,6 @@ def box_samples(samples: object, strategy: str) -> BoxSamples:
     if not isinstance(samples, BoxSamples):
         raise TypeError(f"{strategy} needs images with boxes, such as data.dataset=scenes")
     return samples
-
-
-def steps_of(site: Site, count: int) -> int:
-    """Give the optimiser steps that a visit takes over `count` samples."""
-    config = site.train_config
-    return config.steps or config.epochs * math.ceil(count / config.batch_size)
 
 
 class Quality:

@@ -99,16 +99,19 @@ class Federation:
 
     def client_test(self, name: str, device: torch.device) -> Samples:
         """Give what a client is measured on: its own test share, or its domain's part of the server's samples."""
+        return self._samples(*self.client_test_index(name), device, True)
+
+    def client_test_index(self, name: str) -> tuple[Literal["train", "test"], Index]:
+        """Give the split and the places in it of what a client is measured on. Raises DataError without a domain."""
         if self.config.evaluate.client_split == "own":
-            return self.samples(self.roles(name).test, device)
-        validation, key = self.config.evaluate.split == "validation", self.config.data.partition.key
-        split = self.dataset.train if validation else self.dataset.test
-        if key is None or key not in split.attributes:
+            return "train", self.roles(name).test
+        split: Literal["train", "test"] = "train" if self.config.evaluate.split == "validation" else "test"
+        part, key = getattr(self.dataset, split), self.config.data.partition.key
+        if key is None or key not in part.attributes:
             raise DataError(f"evaluate.client_split=domain needs the attribute {key!r} in the data that is measured on")
         held = np.unique(self.dataset.train.attributes[key][self.clients.indices(self.number(name))].astype(str))
-        rows = self.validation if validation else np.arange(len(split))
-        mine = rows[np.isin(split.attributes[key][rows].astype(str), held)]
-        return self._samples("train" if validation else "test", mine, device, True)
+        rows = self.validation if split == "train" else np.arange(len(part))
+        return split, rows[np.isin(part.attributes[key][rows].astype(str), held)]
 
     def pooled_unlabelled(self) -> Index:
         """Give every client's unlabelled samples, in ascending order."""

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ..models.assign import assign
 from ..models.detections import Predictions
 from ..models.detector_parts import STRIDES
-from .box_teacher import BoxTeacher, box_samples, steps_of
+from .box_teacher import BoxTeacher, box_samples
 from .contract import Arrays, Ask, Batch, ExactSum, Plugin, Site, Update
 from .personal import STUDENT, TEACHER, keep
 from .semi_boxes import SemiBoxClient, SemiBoxServer, SemiBoxSettings
@@ -55,7 +55,7 @@ class FedPACClient(SemiBoxClient[FedPACSettings]):
     def train(self, site: Site) -> Update:
         """Train in the two steps; give back weights, prototypes and statistics."""
         samples = box_samples(site.unlabelled, self.strategy)
-        steps = steps_of(site, len(samples))
+        steps = site.steps(len(samples))
         teacher = BoxTeacher(site, samples, self.settings, steps=steps, still=self.settings.labeller == "global")
         features = _Features(site)
         told = features.statistics(teacher)

@@ -4,6 +4,7 @@ torch.optim.SGD imports torch's compiler when it is made (a second in every proc
 a step on one vector. Everything else is left to torch.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -37,6 +38,28 @@ class FlatSGD:
             elif self.momentum:
                 self._velocity[number].mul_(self.momentum).add_(grad)
             leaf.add_(self._velocity[number] if self.momentum else grad, alpha=-self.lr)
+
+
+def set_lr(optimizer: FlatSGD | torch.optim.Optimizer, lr: float) -> None:
+    """Let the next steps have learning rate `lr`."""
+    if isinstance(optimizer, FlatSGD):
+        optimizer.lr = lr
+        return
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def lr_factor(schedule: str, done: int, total: int) -> float:
+    """Give the share of the learning rate that step `done` (from 0) of `total` has: 1 at first, near 0 at the last.
+
+    linear: 1 - done / total; cosine: (1 + cos(pi done / total)) / 2 (Loshchilov and Hutter, 2017, equation 5, one
+    restart a round); constant: 1.
+    """
+    if schedule == "linear":
+        return 1 - done / total
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * done / total)) / 2
+    return 1.0
 
 
 def make_optimizer(config: TrainConfig, leaves: Sequence[nn.Parameter], lr: float) -> FlatSGD | torch.optim.Optimizer:

@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from .box_teacher import BoxTeacher, TeacherSettings, box_samples, steps_of
+from .box_teacher import BoxTeacher, TeacherSettings, box_samples
 from .contract import Arrays, Ask, Batch, ClientHalf, Metrics, Samples, ServerHalf, Site, Update
 from .personal import STUDENT, TEACHER, evaluate_kept, keep, kept
 from .server_only import check_labels, server_steps
@@ -56,7 +56,7 @@ class SemiBoxClient(ClientHalf[S]):
             site,
             samples,
             self.settings,
-            steps=steps_of(site, len(samples)),
+            steps=site.steps(len(samples)),
             still=self.settings.labeller == "global",
             kept=kept(site, TEACHER) if self.settings.labeller == "persistent" else None,
         )

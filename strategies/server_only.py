@@ -6,8 +6,6 @@ everybody's samples takes, so that it differs from `centralized` in its data onl
 clients' samples, which a simulation knows.)
 """
 
-import math
-
 from pydantic import Field
 
 from .contract import Arrays, Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site
@@ -57,10 +55,7 @@ def check_labels(strategy: str, site: Site) -> None:
 
 def server_steps(site: Site, epochs: int | None) -> int | None:
     """Give the steps of a round in which the server alone trains; None where `epochs` says how long it trains."""
-    config = site.train_config
-    if epochs is not None:
-        return None
-    return config.steps or config.epochs * math.ceil(len(site.pooled) / config.batch_size)
+    return None if epochs is not None else site.train_config.steps or site.steps(len(site.pooled))
 
 
 plugin = Plugin(ServerOnlySettings, ClientHalf, ServerOnlyServer, "reference: only the server trains, on its labels")

@@ -1,5 +1,6 @@
 """The site: all that a half of a strategy may touch of one participant (a client, or the server itself)."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from ..configs import TrainConfig
 from ..models import BufferPolicy, FlatModel, shared_names
 from .exact import Arrays
-from .optim import make_optimizer
+from .optim import lr_factor, make_optimizer, set_lr
 from .samples import Batch, Metrics, Samples
 from .seeds import derive, generator
 
@@ -172,6 +173,7 @@ class Site:
         if freeze_statistics:
             _freeze_statistics(self.model)
         total, seen, done = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
+        schedule, last = self.train_config.schedule, self.steps(len(samples), epochs, steps, batch_size)
         for batch in self.batches(samples, epochs=epochs, steps=steps, view=view, batch_size=batch_size):
             self.flat.zero_grad()
             value = measure(batch)
@@ -180,12 +182,24 @@ class Site:
                 adjust()
             if self.train_config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(leaves, self.train_config.clip_norm)
+            if schedule != "constant":
+                set_lr(optimizer, self.lr * lr_factor(schedule, done, last))
             optimizer.step()
             if after_step is not None:
                 after_step()
             total += value.detach().double() * len(batch)
             seen, done = seen + len(batch), done + 1
         return Fit(len(samples), done, {"train_loss": float(total) / seen})
+
+    def steps(
+        self, count: int, epochs: int | None = None, steps: int | None = None, batch_size: int | None = None
+    ) -> int:
+        """Give the optimiser steps that `fit` takes over `count` samples, with the same arguments."""
+        steps = self.train_config.steps if steps is None and epochs is None else steps
+        if steps is not None:
+            return steps if count else 0
+        epochs = self.train_config.epochs if epochs is None else epochs
+        return epochs * math.ceil(count / (batch_size or self.train_config.batch_size))
 
     def batches(
         self,

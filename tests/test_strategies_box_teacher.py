@@ -6,7 +6,7 @@ import torch
 from boxes_for_tests import site_of
 
 from fedbox.models.detections import Detections
-from fedbox.strategies.box_teacher import BoxTeacher, Quality, TeacherSettings, box_samples, steps_of
+from fedbox.strategies.box_teacher import BoxTeacher, Quality, TeacherSettings, box_samples
 from fedbox.strategies.site import Site
 
 
@@ -104,9 +104,15 @@ def test_quality_counts_what_is_right() -> None:
 
 
 def test_steps_follow_the_configuration() -> None:
-    assert steps_of(site_of(**{"train.epochs": 3}), 12) == 6
-    assert steps_of(site_of(**{"train.steps": 5}), 12) == 5
-    assert steps_of(site_of(), 0) == 0
+    assert site_of(**{"train.epochs": 3}).steps(12) == 6
+    assert site_of(**{"train.steps": 5}).steps(12) == 5
+    assert site_of(**{"train.steps": 5}).steps(12, epochs=1) == 2
+    assert site_of().steps(12, batch_size=5) == 3
+    assert site_of().steps(0) == 0
+    # The count that `fit` really takes.
+    for changes in ({"train.epochs": 2}, {"train.steps": 3}):
+        site = site_of("server", **changes)
+        assert site.fit(batch_size=5).steps == site.steps(len(site.labelled), batch_size=5)
 
 
 def test_samples_without_boxes_are_refused() -> None:

@@ -1,0 +1,83 @@
+"""What the benchmarks share: fedbox as a contestant, comparison of models, a description of the machine."""
+
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedbox.client.workspace import Workspace, forget, use
+from fedbox.server.loop import Coordinator
+from fedbox.server.records import versions
+from fedbox.simulations.inprocess import InProcessGrid
+from fedbox.simulations.pool import Pool
+from fedbox.strategies.federation import Federation
+from fedbox.strategies.registry import find
+
+Weights = Mapping[str, NDArray[Any]]
+
+NEVER = 10**9  # rounds: nobody evaluates
+
+
+class Contestant(Protocol):
+    """One way to run rounds. Another one joins by a class with this method and a line in `contestants`."""
+
+    def round(self, number: int, weights: Weights) -> Weights:
+        """Run a round from the given global weights; give the new ones."""
+
+
+class Fedbox:
+    """A whole round of fedbox, messages, checks, exact sum, record and checkpoint included; no evaluation.
+
+    Without `refine` the server does not train on data of its own.
+    """
+
+    def __init__(
+        self, federation: Federation, folder: Path, workers: int, stack: ExitStack, *, refine: bool = True
+    ) -> None:
+        config_json = federation.config.model_dump_json()
+        folder.mkdir(parents=True)
+        pool = Pool(workers) if workers > 1 else None
+        grid = InProcessGrid(len(federation), config_json, str(folder), pool)
+        stack.callback(grid.close)
+        if pool is not None:
+            pool.setup(federation, config_json, str(folder))
+        else:
+            use(Workspace(federation, folder), config_json, str(folder))
+            stack.callback(forget)
+        self.coordinator = Coordinator(federation, find(federation.config.strategy), grid, folder)
+        if not refine:
+            self.coordinator.half.refine = lambda _site: {}  # type: ignore[method-assign]
+
+    def round(self, number: int, weights: Weights) -> Weights:
+        """Run one round of the server's loop."""
+        self.coordinator.half.weights = dict(weights)
+        self.coordinator._run_round(number)
+        return self.coordinator.half.weights
+
+
+def difference(left: Weights, right: Weights) -> float:
+    """Give the largest difference of two models' weights."""
+    if left.keys() != right.keys():
+        raise SystemExit(f"the models have other names: {sorted(left.keys() ^ right.keys())}")
+    return max(float(np.abs(left[name] - right[name]).max()) for name in left)
+
+
+def machine() -> dict[str, Any]:
+    """Say on what this was measured."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": len(os.sched_getaffinity(0)),
+        "cpu": cpu,
+        "system": platform.system(),
+        "load_before": os.getloadavg()[0],
+        "versions": versions(),
+    }

@@ -1,0 +1,99 @@
+"""The bundled configurations at the paper's scale, tried dry on small trees in the data sets' real formats."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from trees_for_tests import HEIGHT, WIDTH, coco_file, make_bdd, make_cityscapes, make_soda, picture, write
+
+from fedbox.data.annotations_driving import FEDSTO_CLASSES
+from fedbox.simulations.run import check
+
+WEATHERS = ("partly cloudy", "overcast", "rainy", "snowy")
+
+
+def _bdd(root: Path) -> None:
+    make_bdd(root)
+    box = {"x1": 20, "y1": 10, "x2": 50, "y2": 30}
+    for part in ("train", "val"):
+        frames = []
+        for number, weather in enumerate(WEATHERS * 2):
+            picture(root / "images" / "100k" / part / f"{number}.jpg")
+            labels = [{"id": "0", "category": "car", "box2d": box}]
+            where = {"weather": weather, "scene": "highway", "timeofday": "night"}
+            frames.append({"name": f"{number}.jpg", "attributes": where, "labels": labels})
+        write(root / "labels" / "det_20" / f"det_{part}.json", frames)
+
+
+def _soda(root: Path) -> None:
+    make_soda(root)
+    base = root / "SSLAD-2D" / "labeled"
+    names = [f"HT_TRAIN_{number}.jpg" for number in range(4)]
+    write(base / "annotations" / "instance_train.json", coco_file(names))
+    for name in names:
+        picture(base / "train" / name)
+    for number in range(6):
+        picture(root / "unlabeled" / f"{number}.jpg")
+
+
+def _cityscapes(root: Path) -> None:
+    make_cityscapes(root)
+    for number in range(8):
+        stem = f"aachen_{number:06d}_000019"
+        objects = [{"label": "car", "polygon": [[10, 10], [40, 10], [40, 30]]}]
+        content = {"imgHeight": HEIGHT, "imgWidth": WIDTH, "objects": objects}
+        write(root / "gtFine" / "train" / "aachen" / f"{stem}_gtFine_polygons.json", content)
+        picture(root / "leftImg8bit" / "train" / "aachen" / f"{stem}_leftImg8bit.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "told"),
+    [
+        (
+            "bdd100k-fedsto",
+            _bdd,
+            ("2 labelled; measures on 8 test images", "client-0 (overcast)", "2 unlabelled, 2 test"),
+        ),
+        (
+            "soda10m-fedsto",
+            _soda,
+            ("4 labelled; measures on 1 test images", "client-2 (no)", "0 labelled, 2 unlabelled, 0 test"),
+        ),
+        ("cityscapes-fedsto", _cityscapes, ("labelled; measures on 1 test images", "0 labelled, 2 unlabelled, 0 test")),
+    ],
+)
+def test_the_plan_is_the_papers(name: str, make: Callable[[Path], None], told: tuple[str, ...], tmp_path: Path) -> None:
+    config = check(name)
+    assert config.data.root is not None
+    make(tmp_path / config.data.root)  # the path that the configuration names, from the current folder
+    done = subprocess.run(
+        [sys.executable, "-m", "fedbox", "run", name, "--dry-run"],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+    assert done.returncode == 0, done.stderr
+    for text in (
+        *told,
+        "1 to 50",
+        "51 to 150",
+        "151 to 300",
+        "the server alone",
+        "selective: each client",
+        "full: each",
+    ):
+        assert text in done.stdout, done.stdout
+    settings = config.settings["fedsto"]
+    assert (settings["warmup"], settings["selective"], config.rounds) == (50, 100, 300)
+    assert (settings["low"], settings["high"], settings["ema"], config.train.lr) == (0.1, 0.6, 0.999, 0.01)
+
+
+def test_bdd100k_has_the_papers_classes() -> None:
+    assert FEDSTO_CLASSES == ("person", "car", "bus", "truck", "traffic sign")
+    assert "classes" not in check("bdd100k-fedsto").data.options  # they are the reader's default
