@@ -6,14 +6,13 @@ the paper, over all its images at once). With model.buffers=global the server av
 each client has with its own is measured as `personal_*`. Not one weight differs from server-only's.
 """
 
-import torch
 from pydantic import Field
-from torch import nn
 
 from ..models import buffer_names
 from .contract import Arrays, Ask, ClientHalf, Metrics, Plugin, Samples, ServerHalf, Settings, Site, Update
 from .personal import STUDENT, evaluate_kept, keep
 from .server_only import train_alone
+from .statistics import estimate, norms_of
 
 
 class AdaBNSettings(Settings):
@@ -30,7 +29,7 @@ class AdaBNClient(ClientHalf[AdaBNSettings]):
 
     def train(self, site: Site) -> Update:
         """Run all images through the network; give back the statistics where they travel."""
-        examples = estimate(site, [site.labelled, site.unlabelled])
+        examples = estimate(site.model, [site.labelled, site.unlabelled], site.batch_size)
         keep(site, STUDENT, site.flat)
         return Update(_statistics(site), examples)
 
@@ -44,7 +43,7 @@ class AdaBNServer(ServerHalf[AdaBNSettings]):
 
     def __init__(self, settings: AdaBNSettings, site: Site) -> None:
         super().__init__(settings, site)
-        if not _norms(site.model):
+        if not norms_of(site.model):
             raise ValueError(
                 "adabn re-estimates the statistics of BatchNorm, and this model has none; "
                 "choose one that has, such as model.options.norm=batch"
@@ -68,39 +67,6 @@ class AdaBNServer(ServerHalf[AdaBNSettings]):
         fit = train_alone("adabn", site, self.weights, self.settings.epochs)
         self.weights = site.weights()
         return fit.metrics
-
-
-@torch.no_grad()
-def estimate(site: Site, parts: list[Samples]) -> int:
-    """Replace the running statistics by those of all the samples, each batch counting the same; give their number.
-
-    Batches have the evaluation's size, the last one as many samples as are left.
-    """
-    held = [samples for samples in parts if len(samples)]
-    norms = _norms(site.model)
-    if not held or not norms:
-        return 0
-    before = [norm.momentum for norm in norms]
-    site.model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
-        norm.train()
-    for samples in held:
-        for index in torch.split(torch.arange(len(samples), device=site.device), site.batch_size):
-            site.model(samples.x(index))
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
-    site.model.eval()
-    return sum(len(samples) for samples in held)
-
-
-def _norms(model: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
-    return [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-    ]
 
 
 def _statistics(site: Site) -> Arrays:

@@ -6,7 +6,8 @@ Teacher (Xu et al. 2023): from score `high` on it is a label, between `low` and 
 below `low` background.
 """
 
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -17,7 +18,8 @@ from ..data.coco_map import match_quality
 from ..models import FlatModel
 from ..models.detections import Detections, ObjectDetector
 from .box_samples import BoxSamples
-from .contract import Arrays, Batch, Metrics, Settings, Site
+from .contract import Arrays, Batch, Metrics, Samples, Settings, Site
+from .statistics import estimate
 
 
 class TeacherSettings(Settings):
@@ -29,6 +31,9 @@ class TeacherSettings(Settings):
     ema: float | None = Field(
         None, ge=0, lt=1, description="decay of the teacher (paper: 0.999); null: half of it is new after a round"
     )
+    statistics: Literal["views", "images"] = Field(
+        "images", description="running statistics of BatchNorm: those of the client's images, or of the strong views"
+    )
 
 
 class BoxTeacher:
@@ -36,7 +41,7 @@ class BoxTeacher:
 
     It begins as a copy of that model, or of `kept` (arrays by name), and lives in the site's spare model. `steps` are
     those that the student will take, from which the default decay follows: 0.5 ** (1 / steps). Without `boxes` its
-    labels teach what is there, but not where its box lies.
+    labels teach what is there, but not where its box lies. Statistics of images are those of `samples` and `others`.
     """
 
     def __init__(
@@ -49,23 +54,38 @@ class BoxTeacher:
         still: bool = False,
         kept: Arrays | None = None,
         boxes: bool = True,
+        others: Sequence[Samples] = (),
     ) -> None:
         self.site, self.samples, self.settings, self.still = site, samples, settings, still
-        self.boxes = boxes
+        self.boxes, self._parts = boxes, [samples, *others]
         self.decay = settings.ema if settings.ema is not None else 0.5 ** (1 / max(steps, 1))
         self.quality = Quality()
         self.flat: FlatModel = site.spare
         self.flat.load(site.flat.state([*site.flat.module.state_dict()]))
         self.flat.load(kept or {})
+        self._of_images = settings.statistics == "images" and not still
+        if self._of_images:
+            estimate(self.flat.module, self._parts, site.batch_size)
 
     def follow(self) -> None:
-        """Take in the student after a step. Running statistics are averages already: the teacher gets the student's."""
+        """Take in the student after a step.
+
+        Running statistics are averages already: the teacher gets the student's, or keeps those of the images.
+        """
         if self.still:
             return
         self.flat.flat.lerp_(self.site.flat.flat, 1 - self.decay)
+        if self._of_images:
+            return
         theirs = dict(self.site.model.named_buffers())
         for name, value in self.flat.module.named_buffers():
             value.copy_(theirs[name])
+
+    def settle(self) -> None:
+        """End the visit: where the settings say so, student and teacher get the statistics of the images."""
+        if self.settings.statistics == "images":
+            for flat in (self.site.flat, self.flat):
+                estimate(flat.module, self._parts, self.site.batch_size)
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the student's loss on the pseudo-labels of the batch's images, a scalar."""

@@ -67,6 +67,7 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
             steps=steps,
             kept=self.weights,
             boxes=self.boxes,
+            others=[site.labelled],
         )
         labelled: Iterator[Batch] = site.batches(site.labelled, steps=steps, batch_size=half)
 
@@ -77,6 +78,7 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
         fit = site.fit(
             loss, samples=teacher.samples, steps=steps, batch_size=half, view="none", after_step=teacher.follow
         )
+        teacher.settle()
         self.student = site.weights()
         self.weights = teacher.flat.state(site.names)
         return fit.metrics | teacher.quality.metrics()

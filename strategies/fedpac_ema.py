@@ -76,6 +76,7 @@ class FedPACClient(SemiBoxClient[FedPACSettings]):
             aligned, samples=samples, view="none", steps=steps - steps // 2, parts=body, after_step=teacher.follow
         )
         features.close()
+        teacher.settle()
         keep(site, STUDENT, site.flat if self.settings.personal else None)
         keep(site, TEACHER, teacher.flat if self.settings.personal else None)
         metrics = {**first.metrics, **fit.metrics, **teacher.quality.metrics()}

@@ -59,6 +59,7 @@ class SemiBoxClient(ClientHalf[S]):
             steps=site.steps(len(samples)),
             still=self.settings.labeller == "global",
             kept=kept(site, TEACHER) if self.settings.labeller == "persistent" else None,
+            others=[site.labelled],
         )
         fit = site.fit(
             lambda batch: teacher.loss(batch) + self.penalty(site),
@@ -68,6 +69,7 @@ class SemiBoxClient(ClientHalf[S]):
             adjust=adjust,
             after_step=teacher.follow,
         )
+        teacher.settle()
         follows = self.settings.personal or self.settings.labeller == "persistent"
         keep(site, STUDENT, site.flat if self.settings.personal else None)
         keep(site, TEACHER, teacher.flat if follows else None)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from trees_for_tests import HEIGHT, WIDTH, coco_file, make_bdd, make_cityscapes, make_soda, picture, write
 
+import fedbox
 from fedbox.data.annotations_driving import FEDSTO_CLASSES
 from fedbox.simulations.run import check
+from fedbox.strategies.registry import find
 
 WEATHERS = ("partly cloudy", "overcast", "rainy", "snowy")
 
@@ -49,6 +51,21 @@ def _cityscapes(root: Path) -> None:
         picture(root / "leftImg8bit" / "train" / "aachen" / f"{stem}_leftImg8bit.png")
 
 
+def _dry(cwd: Path, *arguments: str) -> str:
+    """What `fedbox run ... --dry-run` shows."""
+    done = subprocess.run(
+        [sys.executable, "-m", "fedbox", "run", *arguments, "--dry-run"],
+        check=False,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "COLUMNS": "160"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.parametrize(
     ("name", "make", "told"),
     [
@@ -69,26 +86,9 @@ def test_the_plan_is_the_papers(name: str, make: Callable[[Path], None], told: t
     config = check(name)
     assert config.data.root is not None
     make(tmp_path / config.data.root)  # the path that the configuration names, from the current folder
-    done = subprocess.run(
-        [sys.executable, "-m", "fedbox", "run", name, "--dry-run"],
-        check=False,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "COLUMNS": "160"},
-    )
-    assert done.returncode == 0, done.stderr
-    for text in (
-        *told,
-        "1 to 50",
-        "51 to 150",
-        "151 to 300",
-        "the server alone",
-        "selective: each client",
-        "full: each",
-    ):
-        assert text in done.stdout, done.stdout
+    shown = _dry(tmp_path, name)
+    for text in (*told, "1 to 50", "51 to 150", "151 to 300", "the server alone", "selective: each", "full: each"):
+        assert text in shown, shown
     settings = config.settings["fedsto"]
     assert (settings["warmup"], settings["selective"], config.rounds) == (50, 100, 300)
     assert (settings["low"], settings["high"], settings["ema"], config.train.lr) == (0.1, 0.6, 0.999, 0.01)
@@ -97,3 +97,47 @@ def test_the_plan_is_the_papers(name: str, make: Callable[[Path], None], told: t
 def test_bdd100k_has_the_papers_classes() -> None:
     assert FEDSTO_CLASSES == ("person", "car", "bus", "truck", "traffic sign")
     assert "classes" not in check("bdd100k-fedsto").data.options  # they are the reader's default
+
+
+REAL = {
+    "foda-fedsto": (
+        "foda_det",
+        ("360 labelled; measures on 480 test", "client-2 (wet_dim)", "360 unlabelled, 120 test"),
+    ),
+    "carla-fedsto": ("carla_det", ("268 labelled; measures on 156 test", "client-2 (Town04)", "50 unlabelled, 8 test")),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_plan_on_real_images(name: str, shared_data: Path, tmp_path: Path) -> None:
+    folder, told = REAL[name]
+    shown = _dry(tmp_path, name, f"data.root={shared_data / folder}")
+    for text in (*told, "1 to 20", "21 to 26", "27 to 32"):
+        assert text in shown, shown
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_short_run_on_real_images(name: str, shared_data: Path, tmp_path: Path) -> None:
+    """Every phase once, on a few images: the domains are those of the data set, personal models and all."""
+    shares = {"data.root": str(shared_data / REAL[name][0]), "data.options.limit": 48, "data.options.test_limit": 48}
+    phases = {"settings.fedsto.warmup": 1, "settings.fedsto.selective": 1, "settings.fedsto.low": 0.0}
+    small = {"data.options.size": 64, "settings.fedsto.high": 0.01, "rounds": 3, "engine.workers": 1}
+    result = fedbox.run(name, out=tmp_path / "run", quiet=True, report=False, **shares, **phases, **small)
+    assert [record["phase"] for record in result.rounds] == ["server", "selective", "full"]
+    metrics = result.summary["metrics"]
+    assert set(metrics["personal_map50_by_domain"]) < set(metrics["map50_by_domain"])
+    assert len(metrics["map50_by_domain"]) == 4
+
+
+@pytest.mark.parametrize("name", ["scenes-fedsto", "foda-fedsto", "carla-fedsto"])
+def test_every_comparator_has_the_same_number_of_steps(name: str) -> None:
+    """Warm-up and the rest add up to the same rounds, so `strategy=NAME` alone compares like with like."""
+    config = check(name)
+    for strategy, settings in config.settings.items():
+        assert find(strategy).settings.model_validate(settings)
+        assert settings["warmup"] < config.rounds
+    phases = config.settings["fedsto"]
+    assert phases["warmup"] + phases["selective"] < config.rounds
+    teachers = {key: value for key, value in config.settings.items() if key != "adabn"}
+    for key in ("warmup", "high", "iou"):
+        assert len({block[key] for block in teachers.values()}) == 1

@@ -118,11 +118,11 @@ def test_a_dry_run_of_fedsto_tells_its_phases(tmp_path: Path) -> None:
     for text in (
         "16 labelled; measures on 8 test images",
         "client-1 (rainy)",
-        "0 labelled, 16 unlabelled, 0 test",
+        "0 labelled, 16 unlabelled, 2 test",
         "neck",
         "the server alone",
         "selective: each client is sent",
-        "27 to 36",
+        "14 to 16",
     ):
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == []

@@ -9,9 +9,9 @@ import torch
 
 import fedbox
 from fedbox.simulations.run import check
-from fedbox.strategies.adabn import estimate
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.site import Holdings, Site
+from fedbox.strategies.statistics import estimate
 
 SCENES: dict[str, Any] = {
     "name": "scenes",
@@ -45,7 +45,7 @@ def test_the_statistics_are_those_of_all_images() -> None:
     none = federation.samples(federation.server[:0], device)
     site = Site("client-1", flat, config.train, Holdings(lambda: none, lambda: held, lambda: none), 5, 0, batch_size=6)
     before = flat.flat.clone()
-    assert estimate(site, [none, held]) == len(held) == 12
+    assert estimate(site.model, [none, held], site.batch_size) == len(held) == 12
     assert torch.equal(flat.flat, before)
     stem = flat.module.get_submodule("backbone.stem.0")
     with torch.no_grad():

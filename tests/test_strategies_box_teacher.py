@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 from boxes_for_tests import site_of
+from torch import nn
 
 from fedbox.models.detections import Detections
 from fedbox.strategies.box_teacher import BoxTeacher, Quality, TeacherSettings, box_samples
 from fedbox.strategies.site import Site
+from fedbox.strategies.statistics import estimate
 
 
-def _teacher(site: Site, **settings: float) -> BoxTeacher:
+def _teacher(site: Site, **settings: float | str) -> BoxTeacher:
     checked = TeacherSettings.model_validate(settings)
     return BoxTeacher(site, box_samples(site.unlabelled, "test"), checked, steps=4)
 
@@ -38,11 +40,34 @@ def test_by_default_half_of_it_is_new_after_a_round() -> None:
 
 def test_it_takes_over_running_statistics() -> None:
     site = site_of(**{"model.options": {"norm": "batch"}})
-    teacher = _teacher(site)
+    teacher = _teacher(site, statistics="views")
     name, buffer = next((n, b) for n, b in site.model.named_buffers() if n.endswith("running_mean"))
     buffer.add_(3.0)
     teacher.follow()
     assert torch.equal(dict(teacher.flat.module.named_buffers())[name], buffer)
+
+
+def _statistics(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.named_buffers() if "running_" in name}
+
+
+def test_or_has_those_of_the_images() -> None:
+    """From the first image on, kept while it follows, and estimated again for both models at the end."""
+    site = site_of(**{"model.options": {"norm": "batch"}})
+    teacher = _teacher(site, ema=0.5)
+    reference = site_of(**{"model.options": {"norm": "batch"}})
+    estimate(reference.model, [reference.unlabelled], reference.batch_size)
+    first = _statistics(reference.model)
+    assert all(torch.equal(value, first[name]) for name, value in _statistics(teacher.flat.module).items())
+    site.flat.flat.mul_(1.5)
+    teacher.follow()
+    assert all(torch.equal(value, first[name]) for name, value in _statistics(teacher.flat.module).items())
+    teacher.settle()
+    for flat, factor in ((site.flat, 1.5), (teacher.flat, 1.25)):
+        reference.flat.flat.copy_(site.flat.flat / 1.5 * factor)
+        estimate(reference.model, [reference.unlabelled], reference.batch_size)
+        for name, value in _statistics(reference.model).items():
+            assert torch.allclose(_statistics(flat.module)[name], value, rtol=1e-4, atol=1e-6), name
 
 
 def test_a_still_teacher_stays() -> None:

@@ -1,9 +1,10 @@
 import pytest
 import torch
+from boxes_for_tests import site_of
 from torch import nn
 
 from fedbox.configs import TrainConfig
-from fedbox.strategies.optim import FlatSGD, make_optimizer
+from fedbox.strategies.optim import FlatSGD, lr_factor, make_optimizer, set_lr
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -37,3 +38,35 @@ def test_the_others_are_torch_s(name: str, kind: type[torch.optim.Optimizer]) ->
     made = make_optimizer(config, [nn.Parameter(torch.zeros(3))], 0.2)
     assert isinstance(made, kind)
     assert (made.defaults["lr"], made.defaults["weight_decay"]) == (0.2, 0.01)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_schedules_are_those_of_torch(schedule: str, optimizer: str) -> None:
+    total, reference = 7, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
+    scheduler: torch.optim.lr_scheduler.LRScheduler = {
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(reference, factor=1),
+        "linear": lambda: torch.optim.lr_scheduler.LinearLR(reference, 1, 0, total_iters=total),
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(reference, total),
+    }[schedule]()
+    ours = make_optimizer(TrainConfig(optimizer=optimizer), [nn.Parameter(torch.zeros(1))], 0.2)
+    for done in range(total):
+        set_lr(ours, 0.2 * lr_factor(schedule, done, total))
+        found = ours.lr if isinstance(ours, FlatSGD) else ours.param_groups[0]["lr"]
+        assert found == pytest.approx(reference.param_groups[0]["lr"], abs=1e-12)
+        reference.step()
+        scheduler.step()
+
+
+def test_a_round_follows_the_schedule_over_the_steps_that_it_takes() -> None:
+    """The gradient is forced to one, so each step of plain SGD moves every weight by its learning rate."""
+    site = site_of("server", **{"train.optimizer": "sgd", "train.lr": 0.5, "train.schedule": "linear"})
+    moved, last = [], site.flat.flat.clone()
+
+    def follow() -> None:
+        moved.append((last - site.flat.flat).mean().item())
+        last.copy_(site.flat.flat)
+
+    fit = site.fit(adjust=lambda: site.flat.flat_grad.fill_(1.0), after_step=follow, epochs=2)
+    assert fit.steps == len(moved) == site.steps(len(site.labelled), epochs=2)
+    assert moved == pytest.approx([0.5 * (1 - done / fit.steps) for done in range(fit.steps)], rel=1e-4)

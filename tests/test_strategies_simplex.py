@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from fedbox.strategies.simplex import least_quadratic, project
+from fedbox.strategies.simplex import least_quadratic
 
 
 def test_worked_by_hand() -> None:
@@ -39,11 +39,22 @@ def test_it_finds_what_a_general_solver_finds(size: int, seed: int) -> None:
     assert shares @ matrix @ shares <= found.fun + 1e-6
 
 
-@given(st.lists(st.floats(-5, 5), min_size=1, max_size=8))
-def test_the_projection_is_the_nearest_point(values: list[float]) -> None:
-    given_ = np.array(values)
-    nearest = project(given_)
-    assert nearest.sum() == pytest.approx(1)
-    assert (nearest >= 0).all()
-    # Nearest means: no corner of the simplex lies on the far side, (v - p) . (corner - p) <= 0.
-    assert ((given_ - nearest) @ (np.eye(len(values)) - nearest).T <= 1e-9).all()
+def test_one_corner_a_thousand_times_as_far_off() -> None:
+    """Ill-conditioned: two alike share by their variances, 3/4 to 1/4, and nothing is left for the third."""
+    apart = np.zeros((3, 3))
+    apart[2, 2] = 1e9
+    shares = least_quadratic(np.diag([1.0, 3.0, 1.0]) + apart)
+    assert shares.tolist() == pytest.approx([0.75, 0.25, 0.0], abs=1e-6)
+
+
+@given(st.integers(1, 12), st.integers(0, 3), st.integers(0, 2**31))
+@settings(max_examples=100, deadline=None)
+def test_no_corner_lies_below_the_shares(size: int, rank: int, seed: int) -> None:
+    """The condition of an optimum (Karush, Kuhn, Tucker), for singular forms of any scale too."""
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((size, max(rank, 1))) * 10.0 ** rng.integers(-6, 6)
+    matrix = half @ half.T
+    shares = least_quadratic(matrix)
+    assert shares.sum() == pytest.approx(1)
+    assert (shares >= 0).all()
+    assert (matrix @ shares).min() >= shares @ matrix @ shares - 1e-9 * np.trace(matrix)

@@ -1,0 +1,173 @@
+"""Run the rows of a study over its seeds and print the table: what an effect is, against what, and how sure.
+
+A study is a YAML file: `config`, a bundled configuration; `seeds`, a list of overrides, one for each seed; `starts`,
+runs whose final weights others begin from; `rows`, one run for each seed. Every run has a folder of its own under
+--out, goes on after a kill, and is left alone once it is complete. Each is a plain `fedbox run`, printed as it begins.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: the row and the seed that it belongs to, its folder, and its command line after `fedbox run`."""
+
+    row: str
+    seed: str
+    out: Path
+    arguments: list[str]
+    after: tuple[str, str] | None
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """Give summary.json of the finished run; None before."""
+        path = self.out / "summary.json"
+        summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return summary if summary.get("status") == "completed" else None
+
+
+def jobs(study: dict[str, Any], out: Path, rows: list[str], seeds: list[str]) -> Iterator[Job]:
+    """Give the runs, seed by seed, each after the one that it begins from (which the file names earlier)."""
+    every = {**study.get("starts", {}), **study["rows"]}
+    wanted = {*(rows or study["rows"])}
+    while more := {every[name]["from"] for name in wanted if "from" in every[name]} - wanted:
+        wanted |= more
+    for seed, overrides in study["seeds"].items():
+        if seeds and str(seed) not in seeds:
+            continue
+        for name, row in every.items():
+            if name not in wanted:
+                continue
+            start = row.get("from")
+            given = {**study.get("all", {}), **overrides, **row.get("set", {})}
+            if start is not None:
+                given |= {**study.get("after", {}), "model.weights": str(out / start / str(seed) / "model.safetensors")}
+                given |= row.get("set", {})
+            arguments = [row.get("config", study["config"])] + [f"{k}={json.dumps(v)}" for k, v in given.items()]
+            yield Job(name, str(seed), out / name / str(seed), arguments, (start, str(seed)) if start else None)
+
+
+def run(job: Job) -> None:
+    """Run one job in a process of its own, unless it is complete."""
+    if job.summary is None:
+        job.out.parent.mkdir(parents=True, exist_ok=True)
+        resume = ["--resume"] if (job.out / "config.yaml").exists() else []
+        command = ["run", *job.arguments, "--workers", "1", "-q", "--out", str(job.out), *resume]
+        print("fedbox", *command, flush=True)
+        with (job.out.parent / f"{job.seed}.log").open("w") as log:
+            subprocess.run([sys.executable, "-m", "fedbox", *command], stdout=log, stderr=log, check=False)
+    if job.summary is None:
+        print(f"{job.row}, {job.seed}: failed, see {job.out}.log", file=sys.stderr, flush=True)
+
+
+def run_all(listed: list[Job], at_once: int) -> bool:
+    """Run the jobs, each as soon as the one before it is done; give whether all are complete."""
+    waiting, running = list(listed), dict[Future[None], Job]()
+    with ThreadPoolExecutor(at_once) as pool:
+        while waiting or running:
+            pending = {(job.row, job.seed) for job in [*waiting, *running.values()]}
+            failed = {(job.row, job.seed) for job in listed if job.summary is None} - pending
+            waiting = [job for job in waiting if job.after not in failed]
+            for job in [job for job in waiting if job.after not in pending][: at_once - len(running)]:
+                waiting.remove(job)
+                running[pool.submit(run, job)] = job
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                future.result()
+    return all(job.summary is not None for job in listed)
+
+
+def value(summary: dict[str, Any], column: str) -> float | None:
+    """Give a column's value: dotted paths into the metrics, joined by " + " where the mean of several is meant.
+
+    A path may name several domains: `map50_by_domain.cloudy,rainy`; `*` is all of them.
+    """
+    found: list[float] = []
+    for path in column.split(" + "):
+        at: Any = summary["metrics"]
+        *head, last = path.split(".")
+        for key in head:
+            at = at.get(key, {})
+        names = [*at] if last == "*" else last.split(",")
+        if not names or any(name not in at for name in names):
+            return None
+        found += [float(at[name]) for name in names]
+    return statistics.fmean(found)
+
+
+def table(study: dict[str, Any], runs: list[Job]) -> str:
+    """Give the table in Markdown: mean and standard deviation over the seeds, and the shares of the gap."""
+    columns: dict[str, list[str]] = {
+        name: [path] if isinstance(path, str) else path for name, path in study["columns"].items()
+    }
+    low, high = study["gap"]["from"], study["gap"]["to"]
+    cells: dict[str, dict[str, dict[str, float]]] = {}
+    for job in runs:
+        summary = job.summary
+        for name, paths in columns.items():
+            # The first path that the run has: a personal model's, or else the global one's.
+            values = [v for path in paths if summary is not None and (v := value(summary, path)) is not None]
+            if values:
+                cells.setdefault(job.row, {}).setdefault(name, {})[job.seed] = values[0]
+    lines = ["| row | seeds |" + "".join(f" {name} |" for name in columns), "|---|---|" + "---|" * len(columns)]
+    for row, found in cells.items():
+        shown = []
+        for name in columns:
+            by_seed = found.get(name, {})
+            text = spread(list(by_seed.values())) if by_seed else ""
+            if name in study["gap"]["of"] and row not in (low, high):
+                shares = [
+                    (by_seed[seed] - cells[low][name][seed]) / (cells[high][name][seed] - cells[low][name][seed])
+                    for seed in by_seed
+                    if seed in cells.get(low, {}).get(name, {}) and seed in cells.get(high, {}).get(name, {})
+                ]
+                text += f" ({100 * statistics.fmean(shares):.0f} %)" if shares else ""
+            shown.append(text)
+        seeds = max(len(by_seed) for by_seed in found.values())
+        lines.append(f"| {row} | {seeds} |" + "".join(f" {text} |" for text in shown))
+    return "\n".join(lines)
+
+
+def spread(values: list[float]) -> str:
+    """Give mean and standard deviation; a single value has none."""
+    mean = f"{statistics.fmean(values):.3f}"
+    return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, help="a study file, such as benchmarks/studies/scenes-fedsto.yaml")
+    parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/studies/NAME)")
+    parser.add_argument("--rows", nargs="+", default=[], help="these rows only")
+    parser.add_argument("--seeds", nargs="+", default=[], help="these seeds only")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (default: 2)")
+    parser.add_argument("--table", action="store_true", help="print the table of what is there, and run nothing")
+    options = parser.parse_args()
+    study = yaml.safe_load(options.study.read_text())
+    unknown = [row for row in options.rows if row not in study["rows"]]
+    if unknown:
+        parser.error(f"no row {', '.join(unknown)}; there are {', '.join(study['rows'])}")
+    out = options.out or Path("runs/studies") / options.study.stem
+    listed = list(jobs(study, out, options.rows, options.seeds))
+    complete = True
+    if not options.table:
+        complete = run_all(listed, options.jobs)
+    print(table(study, [job for job in listed if job.row in study["rows"]]))
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
