@@ -153,6 +153,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of the runs (default: runs/studies/NAME)")
     parser.add_argument("--rows", nargs="+", default=[], help="these rows only")
     parser.add_argument("--seeds", nargs="+", default=[], help="these seeds only")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (default: 2)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and run nothing")
     options = parser.parse_args()
@@ -160,6 +161,8 @@ def main() -> int:
     unknown = [row for row in options.rows if row not in study["rows"]]
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(study['rows'])}")
+    given = {key: yaml.safe_load(text) for key, _, text in (word.partition("=") for word in options.set)}
+    study["all"] = {**study.get("all", {}), **given}
     out = options.out or Path("runs/studies") / options.study.stem
     listed = list(jobs(study, out, options.rows, options.seeds))
     complete = True

@@ -48,12 +48,17 @@ class Collected:
         self.failures.sort(key=lambda failure: natural(failure.client))
 
     def mean(self, metric: str, weight: str | None = "examples") -> float | None:
-        """Give the mean of a metric over the clients that have it, weighted by another one; None without any."""
+        """Give the mean of a metric over the clients that have it, weighted by another one; None without any.
+
+        Where that is 0 for all of them they count the same: why nobody used a sample is worth telling.
+        """
         rows = [row for row in self.clients.values() if metric in row]
-        weights = [row[weight] if weight else 1.0 for row in rows]
-        total = math.fsum(weights)
-        if total == 0:
+        if not rows:
             return None
+        weights = [row[weight] if weight else 1.0 for row in rows]
+        if not any(weights):
+            weights = [1.0] * len(rows)
+        total = math.fsum(weights)
         return math.fsum(row[metric] * share for row, share in zip(rows, weights, strict=True)) / total
 
     def means(self) -> dict[str, float]:

@@ -228,6 +228,9 @@ class Coordinator:
                 unlabelled=self._once("none", lambda: federation.samples(federation.server[:0], self.device)),
                 test=self._once("test", lambda: federation.server_samples(self.device)),
                 pooled=self._once("pooled", lambda: federation.samples(federation.pooled(), self.device)),
+                pooled_labelled=self._once(
+                    "pooled_labelled", lambda: federation.samples(federation.pooled_labelled(), self.device)
+                ),
                 pooled_unlabelled=self._once(
                     "pooled_unlabelled",
                     lambda: federation.samples(federation.pooled_unlabelled(), self.device, labelled=False),

@@ -1,7 +1,7 @@
 """Images with boxes as a strategy sees them: the detection task's loss and its measure, COCO's average precision."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,13 @@ class BoxSamples(Samples):
         seen = view(self.images(index), targets, generator)
         parts = [seen.targets.image(number) for number in range(len(index))]
         return Batch(self.normalize(seen.images), [(part.boxes, part.labels) for part in parts], index)
+
+    def take(self, index: Tensor) -> Self:
+        """Give the images at `index`, int64 [m], in that order, with their boxes."""
+        part, places = super().take(index), index.tolist()
+        part.truths, part.targets = [self.truths[i] for i in places], [self.targets[i] for i in places]
+        part.domains = None if self.domains is None else [self.domains[i] for i in places]
+        return part
 
     @staticmethod
     def views(flip: bool, strength: float) -> Any:

@@ -113,10 +113,13 @@ class Federation:
         rows = self.validation if split == "train" else np.arange(len(part))
         return split, rows[np.isin(part.attributes[key][rows].astype(str), held)]
 
+    def pooled_labelled(self) -> Index:
+        """Give every client's labelled samples, in ascending order."""
+        return np.sort(np.concatenate([self.roles(self.name(number)).labelled for number in range(len(self))]))
+
     def pooled_unlabelled(self) -> Index:
         """Give every client's unlabelled samples, in ascending order."""
-        parts = [self.roles(self.name(number)).unlabelled for number in range(len(self))]
-        return np.sort(np.concatenate(parts))
+        return np.sort(np.concatenate([self.roles(self.name(number)).unlabelled for number in range(len(self))]))
 
     def pooled(self) -> Index:
         """Give every sample that clients train on, and the server's own, in ascending order.

@@ -7,6 +7,7 @@ to the flat gradient in one operation. The paper's variable amount of local work
 from pydantic import Field
 
 from .contract import ClientHalf, Plugin, ServerHalf, Settings, Site, Update
+from .optim import proximal
 
 
 class FedProxSettings(Settings):
@@ -20,12 +21,7 @@ class FedProxClient(ClientHalf[FedProxSettings]):
 
     def train(self, site: Site) -> Update:
         """Train with mu (w - w_global) added to every gradient."""
-        flat = site.flat
-        start = flat.flat.clone()
-
-        def pull() -> None:
-            flat.flat_grad.add_(flat.flat - start, alpha=self.settings.mu)
-
+        pull = proximal(site.flat, self.settings.mu)
         fit = site.fit(lambda batch: self.loss(site, batch), adjust=pull)
         return Update(site.weights(), fit.examples, fit.metrics)
 

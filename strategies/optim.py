@@ -5,12 +5,13 @@ a step on one vector. Everything else is left to torch.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..configs import TrainConfig
+from ..models import FlatModel
 
 
 class FlatSGD:
@@ -60,6 +61,18 @@ def lr_factor(schedule: str, done: int, total: int) -> float:
     if schedule == "cosine":
         return (1 + math.cos(math.pi * done / total)) / 2
     return 1.0
+
+
+def proximal(flat: FlatModel, mu: float) -> Callable[[], None] | None:
+    """Give what adds FedProx's mu (w - w_now) to every gradient, w_now the weights at this moment; None for mu 0."""
+    if mu == 0:
+        return None
+    start = flat.flat.clone()
+
+    def pull() -> None:
+        flat.flat_grad.add_(flat.flat - start, alpha=mu)
+
+    return pull
 
 
 def make_optimizer(config: TrainConfig, leaves: Sequence[nn.Parameter], lr: float) -> FlatSGD | torch.optim.Optimizer:

@@ -5,8 +5,9 @@ images with one class each; `box_samples.py` has images with boxes.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from numpy.typing import NDArray
@@ -95,6 +96,14 @@ class Samples:
     def viewed(self, index: Tensor, view: Callable[..., Any], generator: torch.Generator) -> Batch:
         """Give the samples at `index` through a view, `Views.weak` or `Views.strong`."""
         return Batch(self.normalize(view(self.images(index), generator)), self.y[index], index)
+
+    def take(self, index: Tensor) -> Self:
+        """Give the samples at `index`, int64 [m], in that order, as samples of their own."""
+        part = copy(self)
+        rows = self._bytes
+        part._bytes = rows[index] if isinstance(rows, Tensor) else rows.take(index.cpu().numpy())
+        part.truth, part.y, part._x = self.truth[index], self.y[index], None
+        return part
 
     @staticmethod
     def views(flip: bool, strength: float) -> Any:

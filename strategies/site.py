@@ -42,6 +42,7 @@ class Holdings:
     unlabelled: Callable[[], Samples]
     test: Callable[[], Samples]
     pooled: Callable[[], Samples] | None = None
+    pooled_labelled: Callable[[], Samples] | None = None
     pooled_unlabelled: Callable[[], Samples] | None = None
 
 
@@ -115,6 +116,11 @@ class Site:
     def pooled(self) -> Samples:
         """The server's and every client's training samples with their labels: simulation only, for reference points."""
         return self._part("pooled", self._simulated(self.holdings.pooled))
+
+    @property
+    def pooled_labelled(self) -> Samples:
+        """Every client's labelled samples: simulation only, for methods whose server holds the labels."""
+        return self._part("pooled_labelled", self._simulated(self.holdings.pooled_labelled))
 
     @property
     def pooled_unlabelled(self) -> Samples:

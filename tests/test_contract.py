@@ -56,6 +56,18 @@ BOXES: dict[str, Any] = {
     },
 }
 DETECTION = set(BOXES["settings"])
+HALF_LABELLED: dict[str, Any] = {
+    **TOY,
+    "data": {**TOY["data"], "labels": {"share": 0.5}},
+    "settings": {
+        "fedlabel": {"combine": "mean"},
+        "fedmatch": {"threshold": 0.3},
+        "fixmatch": {"threshold": 0.3},
+        "semifl": {"threshold": 0.3},
+        "uda": {"threshold": 0.3},
+    },
+}
+SEMI = set(HALF_LABELLED["settings"])
 ALONE = {"centralized", "ema-teacher", "local", "server-only", "unbiased-teacher"}
 """Strategies in which nothing of a model travels to the server."""
 QUIET = {*ALONE, "adabn"}
@@ -65,6 +77,8 @@ QUIET = {*ALONE, "adabn"}
 def _toy(strategy: str) -> dict[str, Any]:
     if strategy == "adabn":
         return {**BOXES, "model": {"name": "detector", "options": {"norm": "batch"}}}
+    if strategy in SEMI or strategy.endswith("_half"):
+        return HALF_LABELLED
     return BOXES if strategy.partition(":")[0] in DETECTION or strategy.endswith("_boxes") else TOY
 
 
@@ -209,7 +223,8 @@ def test_a_client_that_returns_nan_is_refused_by_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = ModuleType("spoiled")
-    attribute = f"{name.replace('-', '_')}{'_boxes' if name in DETECTION else ''}"
+    kind = "_boxes" if name in DETECTION else "_half" if name in SEMI else ""
+    attribute = f"{name.replace('-', '_')}{kind}"
     setattr(module, attribute, _spoiled(find(name)))
     monkeypatch.setitem(sys.modules, "spoiled", module)
     settings = {"spoiled": _toy(name).get("settings", {}).get(name, {})}

@@ -130,7 +130,8 @@ def test_means_over_clients_by_hand() -> None:
     assert collected.mean("loss") == pytest.approx((10 * 1 + 30 * 2) / 40)
     assert collected.mean("loss", weight=None) == pytest.approx(1.5)
     assert collected.mean("absent") is None
-    assert Collected(clients={"a": {"examples": 0, "loss": 1.0}}).mean("loss") is None
+    nobody = Collected(clients={"a": {"examples": 0, "loss": 1.0}, "b": {"examples": 0, "loss": 2.0}})
+    assert nobody.mean("loss") == pytest.approx(1.5)  # nobody used a sample: all count the same
     metrics = client_metrics(collected, personal=True)
     assert metrics == pytest.approx(
         {
