@@ -98,7 +98,8 @@ def partition(
             raise DataError(f"partition {kind!r} needs clients, the number of clients")
         clients = len(np.unique(natural_values(attributes, key)))
     if clients < 1 or clients > len(labels):
-        raise DataError(f"{clients} clients cannot share {len(labels)} samples; choose 1 to {len(labels)} clients")
+        wanted = f"choose 1 to {len(labels)} clients" if len(labels) else "the server or the validation share took all"
+        raise DataError(f"{clients} clients cannot share {len(labels)} samples; {wanted}")
     shuffled = generator(seed, "partition-order").permutation(len(labels))
     keys = {name: values[shuffled] for name, values in attributes.items()}
     wish = Wish(labels[shuffled], keys, clients, seed, alpha, min_size, classes_per_client, key, profile, balance)

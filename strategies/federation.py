@@ -1,5 +1,6 @@
 """Who holds what: the data set of a configuration, dealt to the server and the clients."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,7 +51,9 @@ class Federation:
             seed=derive(config.seed, "partition"),
             **data.partition.model_dump(),
         )
-        return cls(config, dataset, rest[held], validation, parts.mapped(dealt))
+        federation = cls(config, dataset, rest[held], validation, parts.mapped(dealt))
+        federation.check_names(data.labels.by_client)
+        return federation
 
     def __len__(self) -> int:
         return len(self.clients)
@@ -66,6 +69,15 @@ class Federation:
         if head != "client" or not tail.isdigit() or int(tail) >= len(self):
             raise KeyError(name)
         return int(tail)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise DataError for names in data.labels.by_client that no client has."""
+        known = {self.name(number) for number in range(len(self))}
+        if unknown := sorted(set(names) - known):
+            raise DataError(
+                f"data.labels.by_client names {', '.join(unknown)}; "
+                f"the clients are {self.name(0)} to {self.name(len(self) - 1)}"
+            )
 
     def roles(self, name: str) -> Roles:
         """Give a client's labelled, unlabelled and test indices: a pure function of (seed, client name)."""

@@ -7,6 +7,7 @@ import pytest
 from boxes_for_tests import SCENES
 
 from fedbox.configs import ConfigError
+from fedbox.data.arrays import DataError
 from fedbox.simulations.run import check
 from fedbox.strategies.federation import Federation
 
@@ -53,3 +54,15 @@ def test_pooled_unlabelled_is_everything_but_the_servers() -> None:
     federation = _federation()
     pooled, bare = federation.pooled().tolist(), federation.pooled_unlabelled().tolist()
     assert sorted(bare + federation.server.tolist()) == pooled == list(range(len(federation.dataset.train)))
+
+
+def test_a_client_that_does_not_exist_has_no_share() -> None:
+    with pytest.raises(DataError, match=r"by_client names client-3, node-0; the clients are client-0 to client-2"):
+        _federation(**{"data.labels": {"share": 0.0, "by_client": {"client-0": 1.0, "client-3": 0.5, "node-0": 0.5}}})
+
+
+def test_pooled_labelled_is_what_the_clients_know() -> None:
+    federation = _federation(**{"data.labels": {"share": 0.0, "by_client": {"client-0": 0.5, "client-2": 0.25}}})
+    known = [*federation.roles("client-0").labelled, *federation.roles("client-2").labelled]
+    assert sorted(known) == federation.pooled_labelled().tolist()
+    assert len(known) == 6 + 3
