@@ -90,60 +90,89 @@ def run_all(listed: list[Job], at_once: int) -> bool:
     return all(job.summary is not None for job in listed)
 
 
-def value(summary: dict[str, Any], column: str) -> float | None:
-    """Give a column's value: dotted paths into the metrics, joined by " + " where the mean of several is meant.
+def metrics(job: Job, last: int) -> dict[str, float]:
+    """Give the finished run's metrics, each the mean of its last `last` values; empty before."""
+    if job.summary is None:
+        return {}
+    values: dict[str, list[float]] = {}
+    for line in (job.out / "rounds.jsonl").read_text().splitlines():
+        for name, number in json.loads(line)["metrics"].items():
+            if number is not None:
+                values.setdefault(name, []).append(number)
+    return {name: statistics.fmean(found[-last:]) for name, found in values.items()}
 
-    A path may name several domains: `map50_by_domain.cloudy,rainy`; `*` is all of them.
+
+def value(found: dict[str, float], column: str) -> float | None:
+    """Give a column's value: names of metrics, joined by " + " where the mean of several is meant; None without.
+
+    A name may stand for several: `map50_by_domain.cloudy,rainy`; `map50_by_domain.*` is all of them.
     """
-    found: list[float] = []
+    names: list[str] = []
     for path in column.split(" + "):
-        at: Any = summary["metrics"]
-        *head, last = path.split(".")
-        for key in head:
-            at = at.get(key, {})
-        names = [*at] if last == "*" else last.split(",")
-        if not names or any(name not in at for name in names):
-            return None
-        found += [float(at[name]) for name in names]
-    return statistics.fmean(found)
+        head, dot, tail = path.rpartition(".")
+        if tail == "*":
+            names += [name for name in found if name.startswith(head + dot)] or [path]
+        else:
+            names += [head + dot + part for part in tail.split(",")]
+    return statistics.fmean(found[name] for name in names) if all(name in found for name in names) else None
+
+
+Cells = dict[str, dict[str, dict[str, float]]]
+"""Values by row, column and seed."""
+
+
+def cells_of(study: dict[str, Any], runs: list[Job]) -> Cells:
+    """Give what the table is made of; of a column's paths the first one counts that a run has."""
+    cells: Cells = {}
+    for job in runs:
+        found = metrics(job, study.get("last", 1))
+        for name, paths in study["columns"].items():
+            values = [value(found, path) for path in ([paths] if isinstance(paths, str) else paths)]
+            known = [number for number in values if number is not None]
+            if known:
+                cells.setdefault(job.row, {}).setdefault(name, {})[job.seed] = known[0]
+    return cells
 
 
 def table(study: dict[str, Any], runs: list[Job]) -> str:
-    """Give the table in Markdown: mean and standard deviation over the seeds, and the shares of the gap."""
-    columns: dict[str, list[str]] = {
-        name: [path] if isinstance(path, str) else path for name, path in study["columns"].items()
-    }
-    low, high = study["gap"]["from"], study["gap"]["to"]
-    cells: dict[str, dict[str, dict[str, float]]] = {}
-    for job in runs:
-        summary = job.summary
-        for name, paths in columns.items():
-            # The first path that the run has: a personal model's, or else the global one's.
-            values = [v for path in paths if summary is not None and (v := value(summary, path)) is not None]
-            if values:
-                cells.setdefault(job.row, {}).setdefault(name, {})[job.seed] = values[0]
-    lines = ["| row | seeds |" + "".join(f" {name} |" for name in columns), "|---|---|" + "---|" * len(columns)]
+    """Give the table in Markdown: mean and standard deviation over seeds, shares of the gap, paired differences."""
+    cells, columns = cells_of(study, runs), list(study["columns"])
+    pair = study.get("pair")
+    heads = ["row", "seeds", *columns] + ([f"{pair['of']} less that of {pair['row']}"] if pair else [])
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row, found in cells.items():
-        shown = []
-        for name in columns:
-            by_seed = found.get(name, {})
-            text = spread(list(by_seed.values())) if by_seed else ""
-            if name in study["gap"]["of"] and row not in (low, high):
-                shares = [
-                    (by_seed[seed] - cells[low][name][seed]) / (cells[high][name][seed] - cells[low][name][seed])
-                    for seed in by_seed
-                    if seed in cells.get(low, {}).get(name, {}) and seed in cells.get(high, {}).get(name, {})
-                ]
-                text += f" ({100 * statistics.fmean(shares):.0f} %)" if shares else ""
-            shown.append(text)
-        seeds = max(len(by_seed) for by_seed in found.values())
-        lines.append(f"| {row} | {seeds} |" + "".join(f" {text} |" for text in shown))
+        shown = [spread(list(found.get(name, {}).values())) + share_of_gap(study, cells, row, name) for name in columns]
+        if pair:
+            shown.append("" if row == pair["row"] else spread(differences(cells, row, pair["row"], pair["of"]), "+.3f"))
+        count = max(len(by_seed) for by_seed in found.values())
+        lines.append("| " + " | ".join([row, str(count), *shown]) + " |")
     return "\n".join(lines)
 
 
-def spread(values: list[float]) -> str:
+def differences(cells: Cells, row: str, other: str, column: str) -> list[float]:
+    """Give one row's values less another's, for the seeds that both have."""
+    mine, theirs = (cells.get(each, {}).get(column, {}) for each in (row, other))
+    return [mine[seed] - theirs[seed] for seed in mine if seed in theirs]
+
+
+def share_of_gap(study: dict[str, Any], cells: Cells, row: str, column: str) -> str:
+    """Give the mean share of the gap that the row closes, in brackets; nothing where none is asked for."""
+    gap = study.get("gap")
+    if gap is None or column not in gap["of"] or row in (gap["from"], gap["to"]):
+        return ""
+    at = {name: cells.get(name, {}).get(column, {}) for name in (row, gap["from"], gap["to"])}
+    low, high = at[gap["from"]], at[gap["to"]]
+    shares = [
+        (found - low[seed]) / (high[seed] - low[seed]) for seed, found in at[row].items() if seed in low.keys() & high
+    ]
+    return f" ({100 * statistics.fmean(shares):.0f} %)" if shares else ""
+
+
+def spread(values: list[float], form: str = ".3f") -> str:
     """Give mean and standard deviation; a single value has none."""
-    mean = f"{statistics.fmean(values):.3f}"
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):{form}}"
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
