@@ -22,6 +22,8 @@ from .stats import byte_unit, duration, finite, human_bytes, mean_std, number, q
 from .svg import COLOURS, DASHES
 from .tables import answer, environment, failures, final_columns, final_rows, notes
 
+DIAGNOSTIC = "pseudo_"
+"""How metrics begin that tell of each client why its training works."""
 Pictures = tuple[str, int, dict[str, list[Example]]]
 
 
@@ -49,7 +51,11 @@ def _client_charts(groups: Sequence[Group], metric: str) -> tuple[list[Chart], l
     name = next((key for key in keys if any(client_values(run, (key,))[1] for _, _, run in runs)), "")
     strips = [Strip(label, i, v) for label, i, run in runs if (v := client_values(run, (name,))[1])]
     charts = [strip_chart("spread", f"{name} of each client, last evaluation", name, strips)] if strips else []
-    held = [Strip(label, i, v) for label, i, run in runs if (v := _examples(run))]
+    told = {key for _, _, run in runs for r in run.rounds for row in r.clients.values() for key in row}
+    for key in sorted(key for key in told if key.startswith(DIAGNOSTIC)):
+        shown = [Strip(label, i, v) for label, i, run in runs if (v := _last_told(run, key))]
+        charts.append(strip_chart(f"client-{key}", f"{key} of each client, as last told", key, shown))
+    held = [Strip(label, i, v) for label, i, run in runs if (v := _last_told(run, "examples"))]
     if len(held) > 1 and all(one.values == held[0].values for one in held):
         held = [Strip("all runs alike", None, held[0].values)]
     if held:
@@ -63,9 +69,9 @@ def _client_charts(groups: Sequence[Group], metric: str) -> tuple[list[Chart], l
     return charts, rows
 
 
-def _examples(run: RunRecord) -> dict[str, float]:
-    """Give the examples of each client, as last told: a cohort names only some of the clients."""
-    return {name: v["examples"] for r in run.rounds for name, v in r.clients.items() if "examples" in v}
+def _last_told(run: RunRecord, key: str) -> dict[str, float]:
+    """Give a value of each client, as last told: a cohort names only some of the clients."""
+    return {name: v[key] for r in run.rounds for name, v in r.clients.items() if key in v}
 
 
 def _cost_charts(groups: Sequence[Group], marks: Marks) -> tuple[list[Chart], list[Chart]]:

@@ -87,3 +87,17 @@ def test_the_same_runs_give_the_same_bytes_and_a_folder_is_given_a_name(tmp_path
     first = write_report([run, run], tmp_path)
     assert first == tmp_path / "report.html"
     assert first.read_bytes() == write_report([run], tmp_path / "b.html").read_bytes()
+
+
+def test_pseudo_labels_are_shown_for_each_client_as_last_told(tmp_path: Path) -> None:
+    """A cohort names only some of the clients: client-7 told its share in the first round alone."""
+    folder = make_run(tmp_path / "run", [0.5, 0.6])
+    rows = [{"client-2": {"pseudo_accepted": 0.125}, "client-7": {"pseudo_accepted": 0.375}}]
+    rows.append({"client-2": {"pseudo_accepted": 0.625}})
+    lines = [json.dumps(make_line(at, 0.5, clients=clients)) for at, clients in enumerate(rows, start=1)]
+    (folder / "rounds.jsonl").write_text("\n".join(lines) + "\n")
+    write_report([folder], tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "pseudo_accepted of each client, as last told" in page
+    # The mean of 0.625 and 0.375, not of 0.125 as well.
+    assert "Distribution over the clients: pseudo_accepted of each client, as last told. digits: mean 0.5000." in page
