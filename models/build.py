@@ -15,14 +15,17 @@ from .detector import detector
 from .errors import ModelError, did_you_mean
 from .parts import parts
 from .rtdetr import rtdetr
+from .small import mobilenet, vit
 
 GROUP = "fedbox.models"
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
     "detector": detector,
     "mlp": mlp,
+    "mobilenet": mobilenet,
     "resnet": resnet,
     "rtdetr": rtdetr,
+    "vit": vit,
 }
 
 

@@ -17,10 +17,18 @@ Shape = tuple[int, int, int]
 
 
 class Classifier(nn.Module):
-    """A backbone [b, c, h, w] -> [b, feature_dim] and a linear head [b, feature_dim] -> [b, classes]."""
+    """A backbone [b, c, h, w] -> [b, feature_dim] and a linear head [b, feature_dim] -> [b, classes].
 
-    def __init__(self, backbone: nn.Module, feature_dim: int, classes: int) -> None:
+    `features` pools the backbone's outputs to so many (AdaptiveAvgPool1d), which lets different backbones speak of the
+    same features. Raises ModelError unless it is at least 1.
+    """
+
+    def __init__(self, backbone: nn.Module, feature_dim: int, classes: int, features: int | None = None) -> None:
         super().__init__()
+        if features is not None:
+            whole(type(self).__name__, "features", features, 1)
+            pool = OrderedDict(whole=backbone, pool=nn.AdaptiveAvgPool1d(features))
+            backbone, feature_dim = nn.Sequential(pool), features
         self.backbone = backbone
         self.head = nn.Linear(feature_dim, classes)
         self.feature_dim = feature_dim
@@ -36,7 +44,7 @@ class Classifier(nn.Module):
         return out
 
 
-def mlp(shape: Shape, classes: int, hidden: int | Sequence[int] = 72) -> Classifier:
+def mlp(shape: Shape, classes: int, hidden: int | Sequence[int] = 72, features: int | None = None) -> Classifier:
     """Fully connected layers with ReLU; 57,250 weights for 1x28x28 and 10 classes.
 
     `hidden` is one width, or a list with one for each hidden layer; an empty list is logistic regression.
@@ -47,22 +55,22 @@ def mlp(shape: Shape, classes: int, hidden: int | Sequence[int] = 72) -> Classif
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     width = shape[0] * shape[1] * shape[2]
     for index, size in enumerate(sizes, start=1):
-        _whole("mlp", "hidden", size, 1)
+        whole("mlp", "hidden", size, 1)
         layers[f"linear{index}"] = nn.Linear(width, size)
         layers[f"relu{index}"] = nn.ReLU()
         width = size
-    return Classifier(nn.Sequential(layers), width, classes)
+    return Classifier(nn.Sequential(layers), width, classes, features)
 
 
-def cnn(shape: Shape, classes: int, width: int = 16, hidden: int = 32) -> Classifier:
+def cnn(shape: Shape, classes: int, width: int = 16, hidden: int = 32, features: int | None = None) -> Classifier:
     """Two 3x3 convolutions and one hidden layer; 55,338 weights for 1x28x28 and 10 classes.
 
     The convolutions have `width` and 2 x `width` channels; `hidden` 0 leaves the hidden layer out. Pooling
     comes before ReLU: the largest of some values, clipped at 0, is the largest of the clipped ones, and ReLU
     then sees a quarter of the values. The weights lie in channels-last format.
     """
-    _whole("cnn", "width", width, 1)
-    _whole("cnn", "hidden", hidden, 0)
+    whole("cnn", "width", width, 1)
+    whole("cnn", "hidden", hidden, 0)
     channels, height, breadth = shape
     if min(height, breadth) < 4:
         raise ModelError(f"cnn: images are {height}x{breadth}; it halves them twice, so 4x4 is the least. Use mlp.")
@@ -79,14 +87,19 @@ def cnn(shape: Shape, classes: int, width: int = 16, hidden: int = 32) -> Classi
     if hidden:
         layers["linear"] = nn.Linear(size, hidden)
         layers["relu3"] = nn.ReLU()
-    model = Classifier(nn.Sequential(layers), hidden or size, classes)
+    model = Classifier(nn.Sequential(layers), hidden or size, classes, features)
     # Pooling is the larger part of a step in the default format: this one halves the time on a CPU.
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
 def resnet(
-    shape: Shape, classes: int, depth: int = 8, width: int = 16, norm: Literal["group", "batch"] = "group"
+    shape: Shape,
+    classes: int,
+    depth: int = 8,
+    width: int = 16,
+    norm: Literal["group", "batch"] = "group",
+    features: int | None = None,
 ) -> Classifier:
     """Residual network for small images (He et al., 2016, section 4.2); 77,754 weights for 1x28x28.
 
@@ -96,12 +109,12 @@ def resnet(
     """
     if norm not in {"group", "batch"}:
         raise ModelError(f"resnet: norm is {norm!r}.{did_you_mean(str(norm), ('group', 'batch'))}")
-    _whole("resnet", "width", width, 1)
-    _whole("resnet", "depth", depth, 8)
+    whole("resnet", "width", width, 1)
+    whole("resnet", "depth", depth, 8)
     if (depth - 2) % 6:
         raise ModelError(f"resnet: depth is {depth}; wanted 6n + 2, such as 8, 14, 20 or 32.")
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=_conv3(shape[0], width, 1), norm=_norm(norm, width), relu=nn.ReLU()
+        conv=conv3(shape[0], width, 1), norm=norm_layer(norm, width), relu=nn.ReLU()
     )
     channels = width
     for stage in (1, 2, 3):
@@ -112,7 +125,7 @@ def resnet(
             channels = wanted
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
-    model = Classifier(nn.Sequential(layers), channels, classes)
+    model = Classifier(nn.Sequential(layers), channels, classes, features)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -124,31 +137,34 @@ class _Block(nn.Module):
 
     def __init__(self, channels: int, wanted: int, stride: int, norm: str) -> None:
         super().__init__()
-        self.conv1 = _conv3(channels, wanted, stride)
-        self.norm1 = _norm(norm, wanted)
-        self.conv2 = _conv3(wanted, wanted, 1)
-        self.norm2 = _norm(norm, wanted)
+        self.conv1 = conv3(channels, wanted, stride)
+        self.norm1 = norm_layer(norm, wanted)
+        self.conv2 = conv3(wanted, wanted, 1)
+        self.norm2 = norm_layer(norm, wanted)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != wanted:
             conv = nn.Conv2d(channels, wanted, 1, stride=stride, bias=False)
-            self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=_norm(norm, wanted)))
+            self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=norm_layer(norm, wanted)))
 
     def forward(self, x: Tensor) -> Tensor:
         out = torch.relu(self.norm1(self.conv1(x)))
         return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
 
 
-def _conv3(channels: int, wanted: int, stride: int) -> nn.Conv2d:
+def conv3(channels: int, wanted: int, stride: int) -> nn.Conv2d:
+    """Give a 3x3 convolution without bias that keeps the size, or divides it by `stride`."""
     return nn.Conv2d(channels, wanted, 3, stride=stride, padding=1, bias=False)
 
 
-def _norm(norm: str, channels: int) -> nn.Module:
+def norm_layer(norm: str, channels: int) -> nn.Module:
+    """Give a normalisation layer: "batch", or GroupNorm with up to 8 groups."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     groups = next(count for count in (8, 4, 2, 1) if channels % count == 0)
     return nn.GroupNorm(groups, channels)
 
 
-def _whole(model: str, option: str, value: object, least: int) -> None:
+def whole(model: str, option: str, value: object, least: int) -> None:
+    """Raise ModelError, naming model and option, unless the value is a whole number of at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ModelError(f"{model}: {option} is {value!r}; wanted a whole number of at least {least}.")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .classifiers import _norm
+from .classifiers import norm_layer
 
 STRIDES = (8, 16, 32)
 PRIOR = 0.01  # objectness of every cell before training (focal loss, Lin et al., 2017, section 4.1)
@@ -110,7 +110,7 @@ class _Tower(nn.Module):
     def __init__(self, width: int, depth: int, norm: str) -> None:
         super().__init__()
         self.convs = nn.ModuleList(_conv(width, width, 3, 1) for _ in range(depth))
-        self.norms = nn.ModuleList(_norm(norm, width) for _ in range(depth * len(STRIDES)))  # level by level
+        self.norms = nn.ModuleList(norm_layer(norm, width) for _ in range(depth * len(STRIDES)))  # level by level
 
     def forward(self, x: Tensor, level: int) -> Tensor:
         for index, conv in enumerate(self.convs, start=level * len(self.convs)):
@@ -120,7 +120,7 @@ class _Tower(nn.Module):
 
 def _unit(channels: int, wanted: int, kernel: int, norm: str, stride: int = 1) -> nn.Sequential:
     layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv=_conv(channels, wanted, kernel, stride), norm=_norm(norm, wanted), relu=nn.ReLU(inplace=True)
+        conv=_conv(channels, wanted, kernel, stride), norm=norm_layer(norm, wanted), relu=nn.ReLU(inplace=True)
     )
     return nn.Sequential(layers)
 

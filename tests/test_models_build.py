@@ -142,11 +142,12 @@ def test_the_trial_leaves_no_trace() -> None:
         (
             "cnnn",
             {},
-            "no model is called 'cnnn'. Did you mean 'cnn'\\? Allowed: cnn, detector, mlp, resnet, rtdetr, tiny, twice",
+            "no model is called 'cnnn'. Did you mean 'cnn'\\? "
+            "Allowed: cnn, detector, mlp, mobilenet, resnet, rtdetr, tiny, twice, vit",
         ),
         ("zzz", {}, "no model is called 'zzz'. Allowed"),
         ("twice", {}, "offered by 2 packages: outside_models:Named, outside_models:plain"),
-        ("cnn", {"widht": 3}, "'cnn' has no option 'widht'. Did you mean 'width'\\? Allowed: width, hidden"),
+        ("cnn", {"widht": 3}, "'cnn' has no option 'widht'. Did you mean 'width'\\? Allowed: width, hidden, features"),
         ("cnn", {"classes": 3}, "no option 'classes'"),
         ("tiny", {"size": 3}, "no option 'size'. Allowed: width, scale"),
         ("outside_models:picky", {}, "cannot be called.*missing a required.*'width'"),

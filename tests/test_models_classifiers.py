@@ -14,6 +14,13 @@ CASES = [
     ("cnn", {"hidden": 0, "width": 5}),
     ("resnet", {}),
     ("resnet", {"norm": "batch", "width": 6, "depth": 14}),
+    ("mobilenet", {}),
+    ("mobilenet", {"width": 4, "depth": 3, "expansion": 2, "features": 20}),
+    ("vit", {}),
+    ("vit", {"patch": 3, "width": 12, "depth": 1, "heads": 3, "features": 7}),
+    ("mlp", {"features": 16}),
+    ("cnn", {"features": 64}),
+    ("resnet", {"features": 64}),
 ]
 
 
@@ -28,6 +35,39 @@ def test_the_default_sizes_are_those_worked_out_by_hand() -> None:
     convs = 9 * (1 * 16 + 2 * 16 * 16 + 16 * 32 + 32 * 32 + 32 * 64 + 64 * 64) + 16 * 32 + 32 * 64
     norms = 2 * (3 * 16 + 3 * 32 + 3 * 64)
     assert weights(resnet(shape, 10)) == convs + norms + (64 * 10 + 10) == 77_754
+    assert weights(build_model("mobilenet", shape=shape, classes=10, seed=0)) == (9 * 16 + 2 * 16) + sum(
+        4 * c * c + 2 * 4 * c + 9 * 4 * c + 2 * 4 * c + 4 * c * w + 2 * w
+        for c, w in ((16, 16), (16, 32), (32, 32), (32, 64))
+    ) + (64 * 10 + 10)
+    block = 4 * 48 + (48 * 144 + 144) + (48 * 48 + 48) + (48 * 96 + 96) + (96 * 48 + 48)
+    squares = 16 * 48 + 48 + 49 * 48
+    assert weights(build_model("vit", shape=shape, classes=10, seed=0)) == squares + 2 * block + 96 + (48 * 10 + 10)
+
+
+def test_features_pool_what_the_backbone_gives() -> None:
+    """AdaptiveAvgPool1d by hand: 72 to 8 are means of nine, 32 to 64 each value twice."""
+    x = torch.randn(2, 1, 8, 8)
+    few = build_model("mlp", shape=(1, 8, 8), classes=3, seed=0, options={"features": 8})
+    whole = build_model("mlp", shape=(1, 8, 8), classes=3, seed=0)
+    assert isinstance(few, Classifier)
+    assert isinstance(whole, Classifier)
+    assert torch.allclose(few.features(x), whole.features(x).view(2, 8, 9).mean(2), atol=1e-6)
+    many = build_model("cnn", shape=(1, 8, 8), classes=3, seed=0, options={"features": 64})
+    plain = build_model("cnn", shape=(1, 8, 8), classes=3, seed=0)
+    assert isinstance(many, Classifier)
+    assert isinstance(plain, Classifier)
+    assert torch.allclose(many.features(x), plain.features(x).repeat_interleave(2, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "mobilenet", "vit"])
+def test_no_features_are_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="features is 0; wanted a whole number of at least 1"):
+        build_model(name, shape=(1, 8, 8), classes=3, seed=0, options={"features": 0})
+
+
+def test_heads_divide_the_width() -> None:
+    with pytest.raises(ModelError, match="width is 10, heads is 4"):
+        build_model("vit", shape=(1, 8, 8), classes=3, seed=0, options={"width": 10})
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (3, 9, 13)])
