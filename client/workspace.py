@@ -1,6 +1,6 @@
 """The workspace of a process: what all the clients that run in it share (data set, resident model, strategy)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,17 +35,37 @@ class Visit:
     received: Mapping[str, NDArray[Any]]
 
 
+class Resident:
+    """A network that stays in memory for all clients that have it, and its initial weights."""
+
+    def __init__(self, build: Callable[[], FlatModel]) -> None:
+        self.build = build
+        self.flat = build()
+        self.initial = self.flat.flat.clone()
+        self._second: FlatModel | None = None
+
+    def fresh(self) -> FlatModel:
+        """Give the network in its initial state."""
+        self.flat.flat.copy_(self.initial)
+        self.flat.reset_buffers()
+        return self.flat
+
+    def spare(self) -> FlatModel:
+        """Give a second one of the kind, built when a strategy first asks for it."""
+        if self._second is None:
+            self._second = self.build()
+        return self._second
+
+
 class Workspace:
-    """Runs clients one after the other on one resident model."""
+    """Runs clients one after the other on resident models, one of each kind of network that clients have."""
 
     def __init__(self, federation: Federation, folder: Path | None, half: ClientHalf[Any] | None = None) -> None:
         config = federation.config
         self.federation = federation
         self._roles = lru_cache(_KNOWN)(federation.roles)
         self.device = torch.device(config.engine.device)
-        self.flat = federation.model(self.device)
-        self.initial = self.flat.flat.clone()
-        self._second: FlatModel | None = None
+        self._residents: dict[str, Resident] = {}
         self.store = StateStore(folder / "clients" if folder else None, config.engine.checkpoint_every)
         if half is None:
             plugin = find(config.strategy)
@@ -93,13 +113,13 @@ class Workspace:
         """
         federation, config = self.federation, self.federation.config
         roles = self._roles(visit.client)
-        self.flat.flat.copy_(self.initial)
-        self.flat.reset_buffers()
+        resident = self._resident(visit.client)
+        flat = resident.fresh()
         kept = self.store.read(visit.client, visit.round + after)
-        self.flat.load({name[len(_BUFFER) :]: value for name, value in kept.items() if name.startswith(_BUFFER)})
+        flat.load({name[len(_BUFFER) :]: value for name, value in kept.items() if name.startswith(_BUFFER)})
         return Site(
             name=visit.client,
-            flat=self.flat,
+            flat=flat,
             train_config=config.train,
             holdings=Holdings(
                 labelled=lambda: federation.samples(roles.labelled, self.device),
@@ -114,20 +134,21 @@ class Workspace:
             phase=visit.phase,
             values=visit.values,
             received=visit.received,
-            build=self._spare,
+            build=resident.spare,
             state={name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)},
         )
 
-    def _spare(self) -> FlatModel:
-        """Give the process's second model, built when a strategy first asks for one."""
-        if self._second is None:
-            self._second = self.federation.model(self.device)
-        return self._second
+    def _resident(self, client: str) -> Resident:
+        """Give the network that a client has, built for the first client that has it."""
+        kind = self.federation.spec(client).model_dump_json()
+        if kind not in self._residents:
+            self._residents[kind] = Resident(lambda: self.federation.model(self.device, client))
+        return self._residents[kind]
 
     def _keep(self, site: Site) -> None:
         kept = {_STATE + name: np.asarray(value, order="C") for name, value in site.state.items()}
         if site.buffers == "local":
-            kept |= {_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
+            kept |= {_BUFFER + name: value for name, value in site.flat.state(buffer_names(site.model)).items()}
         if kept:
             self.store.write(site.name, site.round, kept)
 

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from .faults import ConfigError, Fault, schema_faults, suggest
-from .schema import Config
+from .schema import Config, named
 
 Raw = dict[str, Any]
 Check = Callable[[Raw], Iterable[Fault]]
@@ -125,8 +125,8 @@ def _set(raw: Raw, dotted: str, value: Any) -> Iterable[Fault]:
     here = raw
     for step in parents:
         below = here.setdefault(step, {})
-        if isinstance(below, str) and step == "model":  # `model: cnn` is short for `model: {name: cnn}`
-            below = here[step] = {"name": below}
+        if step == "model":  # `model: cnn` is short for `model: {name: cnn}`, and so is a list for a family
+            below = here[step] = named(below)
         if not isinstance(below, dict):
             yield Fault(dotted, f"'{step}' holds {below!r}, not a block of keys")
             return
@@ -165,6 +165,13 @@ def _across(raw: Raw) -> Iterable[Fault]:
         yield Fault("evaluate.client_split", "domain needs data.partition.kind=natural, which gives clients a domain")
     if get("evaluate.clients", "none") in ("cohort", "all") and not (domain or get("data.test_share")):
         yield Fault("data.test_share", "evaluate.clients needs clients with a test set of their own, such as 0.2")
+    yield from _exclusive(get)
+
+
+def _exclusive(get: Callable[..., Any]) -> Iterable[Fault]:
+    """Find keys of which only one may be given."""
+    if get("model.weights") is not None and (get("model.family") or get("model.by_client")):
+        yield Fault("model.weights", "fits one network; leave out model.family and model.by_client")
     # A resolved configuration holds the default share beside a count.
     if get("data.labels.count") is not None and get("data.labels.share", 1.0) != 1.0:
         yield Fault("data.labels", "give share or count, not both")

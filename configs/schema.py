@@ -80,6 +80,24 @@ class DataConfig(Block):
     )
 
 
+def named(value: object) -> object:
+    """Read `cnn` as {name: cnn}, and a list as a family whose first member is the server's too."""
+    if isinstance(value, list) and value:
+        first = value[0] if isinstance(value[0], dict) else {"name": value[0]}
+        return {**first, "family": value}
+    return {"name": value} if isinstance(value, str) else value
+
+
+class ModelSpec(Block):
+    """One network of a family (`model.family`)."""
+
+    name: str = Field("cnn", description="name of a model, or module:callable")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of the model")
+
+
+Named = Annotated[ModelSpec, BeforeValidator(named)]
+
+
 class ModelConfig(Block):
     """The network that the participants train (`model`)."""
 
@@ -88,10 +106,27 @@ class ModelConfig(Block):
     weights: str | None = Field(
         None, description="safetensors file whose arrays the model starts from, such as a run's model.safetensors"
     )
+    family: list[Named] = Field(
+        default_factory=list, description="different networks: client i has the i-th, begun again at the end"
+    )
+    by_client: dict[str, Named] = Field(
+        default_factory=dict, description="networks of single clients by name, for example {client-0: resnet}"
+    )
     buffers: Literal["global", "local", "drop"] = Field(
         "global",
         description="what becomes of normalisation statistics: averaged, kept by the client, thrown away",
     )
+
+    def of(self, client: str, number: int) -> ModelSpec:
+        """Give the network of a client by its name and number (from 0)."""
+        if client in self.by_client:
+            return self.by_client[client]
+        return self.family[number % len(self.family)] if self.family else self.server
+
+    @property
+    def server(self) -> ModelSpec:
+        """The network of the server, and of the clients where all have the same."""
+        return ModelSpec(name=self.name, options=self.options)
 
 
 class TrainConfig(Block):
@@ -166,10 +201,6 @@ class EvaluateConfig(Block):
     stop: StopConfig = Field(default_factory=StopConfig)
 
 
-def _named(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
-
-
 class Config(Block):
     """One run. The top-level keys of a YAML file."""
 
@@ -181,7 +212,7 @@ class Config(Block):
         default_factory=dict, description="one block of settings for each strategy"
     )
     data: DataConfig = Field(default_factory=DataConfig)
-    model: Annotated[ModelConfig, BeforeValidator(_named)] = Field(default_factory=ModelConfig)
+    model: Annotated[ModelConfig, BeforeValidator(named)] = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     clients: ClientsConfig = Field(default_factory=ClientsConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)

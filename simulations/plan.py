@@ -5,6 +5,7 @@ messages, but for the metrics and extra arrays that only a client that has train
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
@@ -72,7 +73,7 @@ def plan(config: Config) -> Facts:
         ("strategy", f"{config.strategy} ({told or 'no settings'})"),
         ("data", _data(federation)),
         *_holdings(federation),
-        *_model(config, coordinator.flat),
+        *_models(federation, coordinator.flat),
         ("training", f"{length} a round, batches of {train.batch_size}, {train.optimizer}, lr {train.lr:g}"),
         *_rounds(config, coordinator.half, len(federation)),
         ("engine", f"{engine.kind}, {workers} worker(s), device {engine.device}, seed {config.seed}"),
@@ -109,6 +110,22 @@ def _holdings(federation: Federation) -> Facts:
     sizes = table.total.sum(axis=1)
     told = ", ".join(f"{int(part.sum()):,} {role}" for role, part in counts.items())
     facts.append(("clients", f"{len(federation):,} with {sizes.min():,} to {sizes.max():,} samples; in all {told}"))
+    return facts
+
+
+def _models(federation: Federation, flat: FlatModel) -> Facts:
+    """Give the network of all, or of a family each with the number of its clients."""
+    config = federation.config
+    if not (config.model.family or config.model.by_client):
+        return _model(config, flat)
+    names = [federation.name(number) for number in range(len(federation))]
+    kinds = Counter(federation.spec(name).model_dump_json() for name in names)
+    first = {federation.spec(name).model_dump_json(): name for name in reversed(names)}
+    facts: Facts = [("models", f"{len(kinds):,} kinds")]
+    for kind, count in kinds.items():
+        spec, module = federation.spec(first[kind]), federation.model(torch.device("cpu"), first[kind]).module
+        told = ", ".join(f"{key} {value}" for key, value in spec.options.items())
+        facts.append((f"  {spec.name}", f"{_size(module.parameters(), 'weights')}, {count:,} client(s) {told}".strip()))
     return facts
 
 

@@ -58,6 +58,8 @@ class Update:
 class ClientHalf(Generic[S]):
     """What a client does. One object serves many clients in turn: keep nothing on `self`, use `site.state`."""
 
+    any_model: ClassVar[bool] = False
+    """True when clients may have different networks (`model.family`): no weights are averaged."""
     personal: ClassVar[bool] = False
     """True when every client ends with a model of its own and there is no global one."""
 

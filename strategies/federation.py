@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..configs import Config
+from ..configs import Config, ModelSpec
 from ..data.arrays import DataError, DataSet
 from ..data.boxes_data import BoxData, BoxSet
 from ..data.describe import ClientTable, client_table
@@ -52,7 +52,8 @@ class Federation:
             **data.partition.model_dump(),
         )
         federation = cls(config, dataset, rest[held], validation, parts.mapped(dealt))
-        federation.check_names(data.labels.by_client)
+        federation.check_names("data.labels.by_client", data.labels.by_client)
+        federation.check_names("model.by_client", config.model.by_client)
         return federation
 
     def __len__(self) -> int:
@@ -70,13 +71,12 @@ class Federation:
             raise KeyError(name)
         return int(tail)
 
-    def check_names(self, names: Iterable[str]) -> None:
-        """Raise DataError for names in data.labels.by_client that no client has."""
+    def check_names(self, key: str, names: Iterable[str]) -> None:
+        """Raise DataError for names under a key of the configuration that no client has."""
         known = {self.name(number) for number in range(len(self))}
         if unknown := sorted(set(names) - known):
             raise DataError(
-                f"data.labels.by_client names {', '.join(unknown)}; "
-                f"the clients are {self.name(0)} to {self.name(len(self) - 1)}"
+                f"{key} names {', '.join(unknown)}; the clients are {self.name(0)} to {self.name(len(self) - 1)}"
             )
 
     def roles(self, name: str) -> Roles:
@@ -166,9 +166,17 @@ class Federation:
             domains=domains,
         )
 
-    def model(self, device: torch.device) -> FlatModel:
-        """Build the configured model with its initial weights, resident on a device. Raises ModelError."""
-        spec = self.config.model
+    def spec(self, client: str | None = None) -> ModelSpec:
+        """Give the network of a client by its name; without one that of the server."""
+        model = self.config.model
+        return model.server if client is None else model.of(client, self.number(client))
+
+    def model(self, device: torch.device, client: str | None = None) -> FlatModel:
+        """Build a client's model, or the server's, with its initial weights, resident on a device. Raises ModelError.
+
+        Clients with the same network begin from the same weights.
+        """
+        spec, weights = self.spec(client), self.config.model.weights
         module = build_model(
             spec.name,
             shape=self.dataset.shape,
@@ -176,8 +184,8 @@ class Federation:
             seed=derive(self.config.seed, "model"),
             options=spec.options,
         )
-        if spec.weights is not None:
-            load_weights(module, spec.weights)
+        if weights is not None:
+            load_weights(module, weights)
         return FlatModel(module, device)
 
 

@@ -16,6 +16,7 @@ class LocalClient(ClientHalf[LocalSettings]):
     """Trains the client's own model further."""
 
     personal = True
+    any_model = True
 
     def prepare(self, site: Site) -> None:
         """Load the client's own model, or keep the initial one."""

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..configs.faults import Fault, schema_faults, suggest
+from ..configs.schema import named
 from .contract import ClientHalf, Plugin, ServerHalf, Settings
 
 GROUP = "fedbox.strategies"
@@ -113,12 +114,26 @@ def settings_faults(raw: Mapping[str, Any]) -> Iterable[Fault]:
     points = registered()
     if ":" not in strategy and strategy not in points:
         yield Fault("strategy", f"got '{strategy}', which is not registered; {suggest(strategy, points)}")
+    else:
+        yield from _model_faults(strategy, raw.get("model"))
     for key, block in blocks.items():
         if key not in points and key != block_name(strategy):
             yield Fault(f"settings.{key}", f"is no strategy; {suggest(str(key), points)}")
         elif isinstance(block, dict):
             target = strategy if key == block_name(strategy) else key
             yield from _block_faults(str(target), str(key), block)
+
+
+def _model_faults(strategy: str, model: Any) -> Iterable[Fault]:
+    """Find different networks under a strategy that averages weights."""
+    block = named(model)
+    many = [key for key in ("family", "by_client") if isinstance(block, dict) and block.get(key)]
+    if many and not find(strategy).client.any_model:
+        able = [one.name for one in listings() if not one.problem and find(one.name).client.any_model]
+        yield Fault(
+            f"model.{many[0]}",
+            f"strategy {strategy} wants one network at all clients; strategies for different ones: {', '.join(able)}",
+        )
 
 
 def _block_faults(strategy: str, key: str, block: dict[str, Any]) -> Iterable[Fault]:
