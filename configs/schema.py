@@ -197,6 +197,10 @@ class EvaluateConfig(Block):
         "own",
         description="a client's test set: its own data.test_share, or the part of the split that has its partition.key",
     )
+    personal: Literal["server", "clients"] = Field(
+        "server",
+        description="where all models are personal: their `accuracy` is that on the server's samples, or on their own",
+    )
     batch_size: Count = Field(512, description="samples measured at a time")
     stop: StopConfig = Field(default_factory=StopConfig)
 

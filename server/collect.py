@@ -17,11 +17,11 @@ from ..strategies.base import (
     task_content,
     to_record,
 )
-from ..strategies.contract import Ask, ServerHalf, Update
+from ..strategies.contract import Ask, RefusedUpdateError, ServerHalf, Update
 from ..strategies.exact import SumRangeError
 from .roster import Roster
 from .stats import natural
-from .validate import RefusedUpdateError, check_update
+from .validate import check_update
 
 
 @dataclass(frozen=True)

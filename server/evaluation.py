@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from .collect import Collected
 from .stats import SCORES, worst_decile
 
+OTHER_SCORES = ("prototype_accuracy",)
+"""Scores that some strategies measure beside the task's own."""
 PERSONAL = ("personal_", "teacher_")
 """How metrics begin that a client measured on models of its own."""
 
@@ -21,7 +24,7 @@ def spread(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, deviation, worst_decile(values)
 
 
-def client_metrics(evaluated: Collected, personal: bool) -> dict[str, float]:
+def client_metrics(evaluated: Collected, personal: Literal["server", "clients"] | None) -> dict[str, float]:
     """Give the metrics of a client evaluation.
 
     For the task's score, `accuracy` or `map50`: `client_accuracy`, `client_accuracy_std` and
@@ -29,11 +32,13 @@ def client_metrics(evaluated: Collected, personal: bool) -> dict[str, float]:
     `client_loss`. What clients measured on models of their own beside the global one keeps its name (`personal_map50`,
     `teacher_map50`) and is the mean over the clients that have it.
 
-    Personal models without a global one are also measured on the server's test set: the mean over clients of each of
-    these metrics has the name that a global model's would have (`accuracy`, `loss`, `map50`, `map50_by_domain.NAME`).
+    Personal models without a global one are also measured on the server's test set. With `personal` "server" the mean
+    over clients of each of these metrics has the name that a global model's would have (`accuracy`, `loss`, `map50`,
+    `map50_by_domain.NAME`). With "clients" the means of what they reached on their own test sets have these names, and
+    those on the server's begin with `shared_`.
     """
     metrics: dict[str, float] = {}
-    for score in SCORES:
+    for score in (*SCORES, *OTHER_SCORES):
         values = [row[score] for row in evaluated.clients.values() if score in row]
         if values:
             names = (f"client_{score}", f"client_{score}_std", f"client_{score}_worst_decile")
@@ -43,10 +48,10 @@ def client_metrics(evaluated: Collected, personal: bool) -> dict[str, float]:
     loss = evaluated.mean("loss", weight=None)
     if loss is not None:
         metrics["client_loss"] = loss
-    if personal:
-        shared = {name for row in evaluated.clients.values() for name in row if name.startswith("shared_")}
-        for name in sorted(shared):
-            mean = evaluated.mean(name, weight=None)
-            if mean is not None:
-                metrics[name.removeprefix("shared_")] = mean
+    if personal is not None:
+        told = {name for row in evaluated.clients.values() for name in row} - {"examples"} - own
+        for name in sorted(told):
+            shared = name.startswith("shared_")
+            if (shared or personal == "clients") and (mean := evaluated.mean(name, weight=None)) is not None:
+                metrics[name if personal == "clients" else name.removeprefix("shared_")] = mean
     return metrics

@@ -195,7 +195,7 @@ class Coordinator:
         evaluated = self.collector.collect(
             "evaluate", round_, ask, names, lambda _name, _update: None, self.callback.on_reply
         )
-        metrics |= client_metrics(evaluated, self.personal)
+        metrics |= client_metrics(evaluated, config.evaluate.personal if self.personal else None)
         return evaluated
 
     def _record(

@@ -6,11 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.contract import Update
-
-
-class RefusedUpdateError(ValueError):
-    """An update cannot be used; the text names the array and what is wrong with it."""
+from ..strategies.contract import RefusedUpdateError, Update
 
 
 def check_update(update: Update, expects: Mapping[str, NDArray[Any]]) -> None:

@@ -55,6 +55,10 @@ class Update:
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
+class RefusedUpdateError(ValueError):
+    """An update cannot be used; the text says what is wrong with it. `ServerHalf.add` may raise it."""
+
+
 class ClientHalf(Generic[S]):
     """What a client does. One object serves many clients in turn: keep nothing on `self`, use `site.state`."""
 
@@ -157,6 +161,7 @@ __all__ = [
     "ExactSum",
     "Metrics",
     "Plugin",
+    "RefusedUpdateError",
     "Samples",
     "Scalar",
     "ServerHalf",

@@ -132,7 +132,7 @@ def test_means_over_clients_by_hand() -> None:
     assert collected.mean("absent") is None
     nobody = Collected(clients={"a": {"examples": 0, "loss": 1.0}, "b": {"examples": 0, "loss": 2.0}})
     assert nobody.mean("loss") == pytest.approx(1.5)  # nobody used a sample: all count the same
-    metrics = client_metrics(collected, personal=True)
+    metrics = client_metrics(collected, "server")
     assert metrics == pytest.approx(
         {
             "client_accuracy": 0.7,
@@ -142,8 +142,10 @@ def test_means_over_clients_by_hand() -> None:
             "accuracy": 0.3,
         }
     )
-    assert "accuracy" not in client_metrics(collected, personal=False)
-    assert client_metrics(Collected(), personal=True) == {}
+    own = client_metrics(collected, "clients")
+    assert own == pytest.approx({**metrics, "accuracy": 0.7, "loss": 1.5, "shared_accuracy": 0.3})
+    assert "accuracy" not in client_metrics(collected, None)
+    assert client_metrics(Collected(), "server") == {}
 
 
 def test_what_was_collected_is_put_in_order() -> None:
