@@ -128,6 +128,7 @@ class PrototypeClient(ClientHalf[S]):
         if known is None or not known.any() or not metrics:
             return metrics
         points = torch.from_numpy(np.array(site.received[PROTOTYPES])).to(site.device)
+        check_features(site.name, classifier(site.model, self.strategy).feature_dim, points.shape[1])
         return metrics | {"prototype_accuracy": nearest(site, samples, points, torch.from_numpy(np.array(known)))}
 
 
