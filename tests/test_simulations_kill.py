@@ -97,7 +97,7 @@ def test_killed_at_random_moments_on_changing_numbers_of_workers(tmp_path: Path,
             if attempt > 1:
                 seen = (out / "rounds.jsonl").stat().st_size if (out / "rounds.jsonl").exists() else 0
                 _until(lambda: process.poll() is not None or _size(out) != seen)  # noqa: B023
-                process.wait(rng.uniform(0.0, 0.6) if kills < 3 else None)
+                process.wait(rng.uniform(0.0, 0.6) if kills < 4 else None)
             else:
                 process.wait(rng.uniform(0.5, 4.0))
             assert process.returncode == 0, process.stderr.read() if process.stderr else ""
