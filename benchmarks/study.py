@@ -18,8 +18,6 @@ from typing import Any
 
 import yaml
 
-HERE = Path(__file__).parent
-
 
 @dataclass(frozen=True)
 class Job:
@@ -51,12 +49,11 @@ def jobs(study: dict[str, Any], out: Path, rows: list[str], seeds: list[str]) ->
         for name, row in every.items():
             if name not in wanted:
                 continue
-            start = row.get("from")
-            given = {**study.get("all", {}), **overrides, **row.get("set", {})}
+            start, given = row.get("from"), {**study.get("all", {}), **overrides}
             if start is not None:
                 given |= {**study.get("after", {}), "model.weights": str(out / start / str(seed) / "model.safetensors")}
-                given |= row.get("set", {})
-            arguments = [row.get("config", study["config"])] + [f"{k}={json.dumps(v)}" for k, v in given.items()]
+            given |= row.get("set", {})
+            arguments = [study["config"]] + [f"{k}={json.dumps(v)}" for k, v in given.items()]
             yield Job(name, str(seed), out / name / str(seed), arguments, (start, str(seed)) if start else None)
 
 

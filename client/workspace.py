@@ -140,7 +140,7 @@ class Workspace:
 
     def _resident(self, client: str) -> Resident:
         """Give the network that a client has, built for the first client that has it."""
-        kind = self.federation.spec(client).model_dump_json()
+        kind = self.federation.kind(client)
         if kind not in self._residents:
             self._residents[kind] = Resident(lambda: self.federation.model(self.device, client))
         return self._residents[kind]

@@ -99,13 +99,15 @@ def _examples(federation: Federation, dataset: BoxSet, models: Models) -> Iterat
     rows = federation.validation if validation else np.arange(len(part))
     key = config.data.partition.key
     domains = part.attributes[key][rows].astype(str) if key is not None and key in part.attributes else None
+    built = None
     for domain, places in choose(part.counts[rows], domains).items():
         data = part.take(rows[places])
         samples = BoxSamples(data, classes=dataset.classes, mean=dataset.mean, std=dataset.std, device=device)
         x = samples.x(torch.arange(len(data), device=device))
         client = _client(federation, domain, models.store)
-        flat = federation.model(device, client)
-        before = flat.state(flat.module.state_dict())
+        if federation.kind(client) != built:  # one network for all domains, or one for each client shown
+            built, flat = federation.kind(client), federation.model(device, client)
+            before = flat.state(flat.module.state_dict())
         found = {}
         for kind, arrays in _arrays(client, models).items():
             flat.load(before)

@@ -5,7 +5,6 @@ messages, but for the metrics and extra arrays that only a client that has train
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import prod
@@ -118,14 +117,16 @@ def _models(federation: Federation, flat: FlatModel) -> Facts:
     config = federation.config
     if not (config.model.family or config.model.by_client):
         return _model(config, flat)
-    names = [federation.name(number) for number in range(len(federation))]
-    kinds = Counter(federation.spec(name).model_dump_json() for name in names)
-    first = {federation.spec(name).model_dump_json(): name for name in reversed(names)}
+    kinds: dict[str, list[str]] = {}
+    for name in map(federation.name, range(len(federation))):
+        kinds.setdefault(federation.kind(name), []).append(name)
     facts: Facts = [("models", f"{len(kinds):,} kinds")]
-    for kind, count in kinds.items():
-        spec, module = federation.spec(first[kind]), federation.model(torch.device("cpu"), first[kind]).module
+    for names in kinds.values():
+        spec, module = federation.spec(names[0]), federation.model(torch.device("cpu"), names[0]).module
         told = ", ".join(f"{key} {value}" for key, value in spec.options.items())
-        facts.append((f"  {spec.name}", f"{_size(module.parameters(), 'weights')}, {count:,} client(s) {told}".strip()))
+        facts.append(
+            (f"  {spec.name}", f"{_size(module.parameters(), 'weights')}, {len(names):,} client(s) {told}".strip())
+        )
     return facts
 
 

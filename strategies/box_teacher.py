@@ -81,11 +81,10 @@ class BoxTeacher:
         for name, value in self.flat.module.named_buffers():
             value.copy_(theirs[name])
 
-    def settle(self) -> None:
-        """End the visit: where the settings say so, student and teacher get the statistics of the images."""
+    def settle(self, flat: FlatModel) -> None:
+        """Give a model that is to be used, student or teacher, the statistics of the images if the settings say so."""
         if self.settings.statistics == "images":
-            for flat in (self.site.flat, self.flat):
-                estimate(flat.module, self._parts, self.site.batch_size)
+            estimate(flat.module, self._parts, self.site.batch_size)
 
     def loss(self, batch: Batch) -> Tensor:
         """Give the student's loss on the pseudo-labels of the batch's images, a scalar."""

@@ -78,7 +78,7 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
         fit = site.fit(
             loss, samples=teacher.samples, steps=steps, batch_size=half, view="none", after_step=teacher.follow
         )
-        teacher.settle()
+        teacher.settle(teacher.flat)
         self.student = site.weights()
         self.weights = teacher.flat.state(site.names)
         return fit.metrics | teacher.quality.metrics()

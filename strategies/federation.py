@@ -171,6 +171,10 @@ class Federation:
         model = self.config.model
         return model.server if client is None else model.of(client, self.number(client))
 
+    def kind(self, client: str | None = None) -> str:
+        """Give a text that is the same for all clients that have the same network."""
+        return self.spec(client).model_dump_json()
+
     def model(self, device: torch.device, client: str | None = None) -> FlatModel:
         """Build a client's model, or the server's, with its initial weights, resident on a device. Raises ModelError.
 

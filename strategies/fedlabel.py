@@ -103,7 +103,7 @@ class FedLabelClient(ClientHalf[FedLabelSettings]):
         """Train both passes; give back the joined weights, by the number of samples used."""
         settings, samples = self.settings, class_samples(site.unlabelled, "fedlabel")
         burning = site.round <= settings.burn_in or len(samples) == 0
-        start = site.flat.state([*site.model.state_dict()])
+        start, first = site.flat.flat.clone(), _buffers(site)
         global_ = None if burning else scores_of(site, samples)
         pull = proximal(site.flat, settings.mu)
         fit = site.fit(lambda batch: self.loss(site, batch), adjust=pull)
@@ -116,8 +116,8 @@ class FedLabelClient(ClientHalf[FedLabelSettings]):
         if accepted == 0:
             return self._update(site, fit.examples, 0, metrics)
         weights, buffers = site.flat.flat.clone(), _buffers(site)
-        site.load(start)
-        at = site.flat.flat.clone()
+        site.flat.flat.copy_(start)
+        _restore(site, first)
         pull = proximal(site.flat, settings.mu)
         second = site.fit(
             lambda batch: self._pseudo(site, batch, choice),
@@ -134,9 +134,9 @@ class FedLabelClient(ClientHalf[FedLabelSettings]):
             site.flat.flat.copy_(weights)
             _restore(site, buffers)
             return self._update(site, fit.examples, accepted, metrics, extra)
-        site.flat.flat.add_(weights - at)
+        site.flat.flat.add_(weights - start)
         if settings.combine == "mean":
-            site.flat.flat.add_(at).mul_(0.5)
+            site.flat.flat.add_(start).mul_(0.5)
         _restore(site, buffers, 0.5)
         return self._update(site, fit.examples, accepted, metrics)
 

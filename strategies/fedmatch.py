@@ -26,8 +26,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from ..models import buffer_names
+from .by_client import divided, joined
 from .contract import Arrays, Ask, Batch, ClientHalf, ExactSum, Plugin, ServerHalf, Settings, Site, Update
-from .pseudo import LabelQuality, class_samples, scores_of
+from .pseudo import LabelQuality, class_samples, divergence, scores_of
 from .seeds import generator
 
 _SIGMA, _PSI, _HELPER, _SIGNATURE = "sigma/", "psi/", "helper", "signature"
@@ -48,13 +50,6 @@ class FedMatchSettings(Settings):
 
 class FedMatchClient(ClientHalf[FedMatchSettings]):
     """sigma on labels, psi on what is agreed on."""
-
-    def prepare(self, site: Site) -> None:
-        """Load sigma + psi, or the weights themselves where they are evaluated."""
-        if any(name.startswith(_SIGMA) for name in site.received):
-            _load_both(site)
-        else:
-            super().prepare(site)
 
     def train(self, site: Site) -> Update:
         """Train both; give back both, with the scores on noise by which helpers are found."""
@@ -89,14 +84,13 @@ class FedMatchClient(ClientHalf[FedMatchSettings]):
         fresh = {name: np.array(value) for name, value in site.received.items() if name.startswith(_HELPER)}
         if fresh:
             site.state = {name: value for name, value in site.state.items() if not name.startswith(_HELPER)} | fresh
-        found = []
+        found, buffers = [], site.flat.state(buffer_names(site.model))
         for number in range(self.settings.helpers):
             head = f"{_HELPER}-{number}/"
             own = {name.removeprefix(head): value for name, value in site.state.items() if name.startswith(head)}
             if own:
                 spare = site.spare
-                spare.load(site.flat.state([*site.model.state_dict()]))
-                spare.load(own)
+                spare.load(buffers | own)
                 spare.flat.add_(sigma)
                 found.append(scores_of(site, site.unlabelled, spare.module).softmax(1))
         return torch.stack(found) if found else torch.zeros(0, len(site.unlabelled), site.classes, device=site.device)
@@ -116,8 +110,7 @@ class FedMatchClient(ClientHalf[FedMatchSettings]):
         strong = site.model(samples.viewed(batch.index[sure], view, site.generator).x)
         loss = functional.cross_entropy(strong, labels[sure])
         if len(helpers):
-            theirs = helpers[:, sure]
-            loss = loss + (torch.xlogy(theirs, theirs) - theirs * logs[sure]).sum(2).mean()
+            loss = loss + divergence(helpers[:, sure], logs[sure]).mean()
         return loss
 
 
@@ -223,24 +216,25 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
         parts, known = total
         self.clients |= known
         self.parts = {**self.parts, **parts.mean()}
+        weights: Arrays = {}  # a new mapping: the old one is what a run that fails in this round ends with
         for name in self.weights:
             sigma: NDArray[Any] = self.parts[_SIGMA + name]
             psi = self.parts.get(_PSI + name)
-            self.weights[name] = sigma if psi is None else sigma + psi
+            weights[name] = sigma if psi is None else sigma + psi
+        self.weights = weights
 
     def state(self) -> Arrays:
         """Give the summands, what clients are remembered by, and when they last got helpers."""
-        kept = {f"client/{client}/{name}": value for client, own in self.clients.items() for name, value in own.items()}
-        return {**self.parts, **kept, **{f"sent/{name}": np.array(round_) for name, round_ in self.sent.items()}}
+        return {
+            **self.parts,
+            **joined("client", self.clients),
+            **{f"sent/{name}": np.array(round_) for name, round_ in self.sent.items()},
+        }
 
     def restore(self, state: Arrays) -> None:
         """Take back what `state` gave."""
         self.parts = {name: value for name, value in state.items() if name.startswith((_SIGMA, _PSI))}
-        self.clients = {}
-        for key, value in state.items():
-            if key.startswith("client/"):
-                client, _, name = key.removeprefix("client/").partition("/")
-                self.clients.setdefault(client, {})[name] = value
+        self.clients = divided("client", state)
         self.sent = {key.removeprefix("sent/"): int(value) for key, value in state.items() if key.startswith("sent/")}
 
 

@@ -26,6 +26,7 @@ from ..models.assign import assign
 from ..models.detections import Predictions
 from ..models.detector_parts import STRIDES
 from .box_teacher import BoxTeacher, box_samples
+from .by_client import divided, joined
 from .contract import Arrays, Ask, Batch, ExactSum, Plugin, Site, Update
 from .personal import STUDENT, TEACHER, keep
 from .semi_boxes import SemiBoxClient, SemiBoxServer, SemiBoxSettings
@@ -76,7 +77,9 @@ class FedPACClient(SemiBoxClient[FedPACSettings]):
             aligned, samples=samples, view="none", steps=steps - steps // 2, parts=body, after_step=teacher.follow
         )
         features.close()
-        teacher.settle()
+        teacher.settle(site.flat)
+        if self.settings.personal:
+            teacher.settle(teacher.flat)
         keep(site, STUDENT, site.flat if self.settings.personal else None)
         keep(site, TEACHER, teacher.flat if self.settings.personal else None)
         metrics = {**first.metrics, **fit.metrics, **teacher.quality.metrics()}
@@ -213,16 +216,11 @@ class FedPACServer(SemiBoxServer[FedPACSettings]):
 
     def state(self) -> Arrays:
         """Give prototypes and classifiers."""
-        heads = {f"head/{client}/{name}": value for client, own in self.heads.items() for name, value in own.items()}
-        return {_PROTOTYPES: self.prototypes, **heads}
+        return {_PROTOTYPES: self.prototypes, **joined("head", self.heads)}
 
     def restore(self, state: Arrays) -> None:
         """Take back what `state` gave."""
-        self.prototypes, self.heads = state[_PROTOTYPES], {}
-        for key, value in state.items():
-            if key.startswith("head/"):
-                client, _, name = key.removeprefix("head/").partition("/")
-                self.heads.setdefault(client, {})[name] = value
+        self.prototypes, self.heads = state[_PROTOTYPES], divided("head", state)
 
 
 plugin = Plugin(

@@ -28,10 +28,18 @@ from torch.nn import functional
 
 from ..models import Classifier
 from .contract import Arrays, Ask, Plugin, Settings, Site
-from .prototypes import CLASSES, PROTOTYPES, PrototypeClient, PrototypeServer, check_features, distances
-from .seeds import derive, generator
+from .prototypes import (
+    PROTOTYPES,
+    PrototypeClient,
+    PrototypeServer,
+    check_features,
+    contrastive,
+    distances,
+    nearest_other,
+)
+from .seeds import derive, drawing, generator
 
-_ANCHORS, _LOCAL = "anchors", "local/"
+_ANCHORS, _LOCAL = "anchors", "local/prototypes"
 
 
 class FedSASettings(Settings):
@@ -52,8 +60,7 @@ def draw_anchors(shape: tuple[int, int], init: str, seed: int) -> Tensor:
     draws = torch.randn(classes, width, generator=generator(seed, "anchors"))
     if init == "normalized":
         return functional.normalize(draws)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "anchors", "network"))
+    with drawing(derive(seed, "anchors", "network")):
         layers = [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()]
         layers += [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU()]
     with torch.no_grad():
@@ -65,18 +72,9 @@ def gap(points: Tensor, kind: str) -> Tensor:
     """Give the distance between classes of points [k, d], a scalar; 0 for fewer than two."""
     if len(points) < 2:
         return torch.zeros((), device=points.device)
-    apart = distances(points, points)
-    rows = torch.arange(len(points), device=points.device)
-    if kind == "pairwise":
-        return apart.sum().sub(apart[rows, rows].sum()) / (len(points) * (len(points) - 1))
-    apart[rows, rows] = float("inf")
-    return apart.min(1).values.mean()
-
-
-def contrastive(features: Tensor, labels: Tensor, anchors: Tensor, margin: Tensor) -> Tensor:
-    """Give the margin-enhanced contrastive loss of features [b, d] of classes [b], a scalar."""
-    apart = distances(features, anchors)
-    return functional.cross_entropy(-(apart + margin * functional.one_hot(labels, len(anchors))), labels)
+    if kind == "nearest":
+        return nearest_other(points).mean()
+    return distances(points, points).fill_diagonal_(0).sum() / (len(points) * (len(points) - 1))
 
 
 class FedSAClient(PrototypeClient[FedSASettings]):
@@ -88,7 +86,7 @@ class FedSAClient(PrototypeClient[FedSASettings]):
         """Give the loss."""
         settings, anchors = self.settings, self._anchors(site)
         check_features(site.name, model.feature_dim, anchors.shape[1])
-        local = torch.from_numpy(np.array(site.state.get(_LOCAL + PROTOTYPES, np.zeros((0, 1), np.float32))))
+        local = torch.from_numpy(np.array(site.state.get(_LOCAL, np.zeros((0, 1), np.float32))))
         margin = torch.maximum(gap(local.to(site.device), settings.gap), gap(anchors, settings.gap))
         every = torch.arange(len(anchors), device=site.device)
 
@@ -115,7 +113,7 @@ class FedSAClient(PrototypeClient[FedSASettings]):
 
     def remember(self, site: Site, found: Arrays) -> None:
         """Keep the local prototypes, whose gap the next round's margin needs."""
-        site.state |= {_LOCAL + PROTOTYPES: found[PROTOTYPES], _LOCAL + CLASSES: found[CLASSES]}
+        site.state |= {_LOCAL: found[PROTOTYPES]}
 
 
 class FedSAServer(PrototypeServer[FedSASettings]):

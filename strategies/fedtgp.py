@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from .contract import Arrays, Plugin, Site, Update
 from .fedproto import FedProtoClient, FedProtoSettings
-from .fedsa import contrastive
-from .prototypes import PrototypeServer, distances
-from .seeds import derive, generator
+from .prototypes import PrototypeServer, contrastive, nearest_other
+from .seeds import derive, drawing, generator
 
 
 class FedTGPSettings(FedProtoSettings):
@@ -56,8 +55,7 @@ class FedTGPServer(PrototypeServer[FedTGPSettings]):
     def __init__(self, settings: FedTGPSettings, site: Site) -> None:
         super().__init__(settings, site)
         self.seed = site.seed
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive(site.seed, "fedtgp"))
+        with drawing(derive(site.seed, "fedtgp")):
             self.trained = _Trained(*self.prototypes.shape)
 
     def begin(self) -> Any:
@@ -95,9 +93,7 @@ class FedTGPServer(PrototypeServer[FedTGPSettings]):
         means = torch.from_numpy(self.prototypes[self.known])
         if len(means) < 2:
             return torch.zeros(())
-        apart = distances(means, means)
-        apart.fill_diagonal_(float("inf"))
-        return apart.min(1).values.max().clamp_max(self.settings.limit)
+        return nearest_other(means).max().clamp_max(self.settings.limit)
 
     def state(self) -> Arrays:
         """Give prototypes and network."""

@@ -4,6 +4,7 @@ Bodies may differ as long as they give equally many features.
 """
 
 from .contract import Arrays, ClientHalf, Plugin, ServerHalf, Settings, Site, Update
+from .personal import keep, kept
 from .prototypes import MODEL, classifier
 
 _HEAD = ("head",)
@@ -22,13 +23,13 @@ class LGFedAvgClient(ClientHalf[LGFedAvgSettings]):
     def prepare(self, site: Site) -> None:
         """Load the client's own model, and the global head over it."""
         classifier(site.model, "lg-fedavg")
-        site.load({name.removeprefix(MODEL): v for name, v in site.state.items() if name.startswith(MODEL)})
+        site.load(kept(site, MODEL))
         super().prepare(site)
 
     def train(self, site: Site) -> Update:
         """Train everything; keep the model, give back the head."""
         fit = site.fit(lambda batch: self.loss(site, batch))
-        site.state = {MODEL + name: value for name, value in site.flat.state([*site.model.state_dict()]).items()}
+        keep(site, MODEL, site.flat)
         return Update(site.weights(_HEAD), fit.examples, fit.metrics)
 
 

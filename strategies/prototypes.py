@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ..models import Classifier
 from .contract import (
@@ -27,6 +28,7 @@ from .contract import (
     Site,
     Update,
 )
+from .personal import keep, kept
 from .pseudo import class_samples
 
 MODEL, PROTOTYPES, CLASSES, KNOWN = "model/", "prototypes", "classes", "known"
@@ -75,6 +77,17 @@ def distances(features: Tensor, points: Tensor) -> Tensor:
     return squared.clamp_min(1e-12).sqrt()
 
 
+def nearest_other(points: Tensor) -> Tensor:
+    """Give the distance [k] of each of two or more points [k, d] to the nearest other one."""
+    return distances(points, points).fill_diagonal_(float("inf")).min(1).values
+
+
+def contrastive(features: Tensor, labels: Tensor, anchors: Tensor, margin: Tensor) -> Tensor:
+    """Give the margin-enhanced contrastive loss of features [b, d] of classes [b], a scalar."""
+    apart = distances(features, anchors)
+    return functional.cross_entropy(-(apart + margin * functional.one_hot(labels, len(anchors))), labels)
+
+
 class PrototypeClient(ClientHalf[S]):
     """A model of its own, kept on disk; what it shares is a mean for each class."""
 
@@ -84,7 +97,7 @@ class PrototypeClient(ClientHalf[S]):
 
     def prepare(self, site: Site) -> None:
         """Load the client's own model, or keep the initial one."""
-        site.load({name.removeprefix(MODEL): v for name, v in site.state.items() if name.startswith(MODEL)})
+        site.load(kept(site, MODEL))
 
     def train(self, site: Site) -> Update:
         """Train on the labelled samples; keep the model; give back the class means of what `told` gives."""
@@ -101,7 +114,7 @@ class PrototypeClient(ClientHalf[S]):
             return total
 
         fit = site.fit(loss)
-        site.state = {MODEL + name: value for name, value in site.flat.state([*site.model.state_dict()]).items()}
+        keep(site, MODEL, site.flat)
         found = means.arrays()
         self.remember(site, found)
         return Update({}, fit.examples, fit.metrics, found)

@@ -33,21 +33,26 @@ def pair_of_views(site: Site, samples: Samples, index: Tensor) -> tuple[Tensor, 
     return weak, samples.normalize(views.strong(images, site.generator))
 
 
+def divergence(target: Tensor, logs: Tensor) -> Tensor:
+    """Give KL(target || p) [...] of probabilities [..., classes] and of the logarithms of p, of the same shape."""
+    return (torch.xlogy(target, target) - target * logs).sum(-1)
+
+
 class LabelQuality:
     """Counts what became of a client's unlabelled samples, against the truth; for the records alone."""
 
     def __init__(self, truth: Tensor) -> None:
         self._truth = truth
-        self._seen = self._accepted = self._right = self._local = 0
-        self._named = False
+        self._seen = self._accepted = self._right = 0
+        self._local: int | None = None
 
     def add(self, index: Tensor, labels: Tensor, accepted: Tensor, local: Tensor | None = None) -> None:
         """Note the pseudo-labels [b] of the samples at `index` [b]: which were accepted, which the local model gave."""
         self._seen += len(index)
         self._accepted += int(accepted.sum())
         self._right += int((accepted & (labels == self._truth[index])).sum())
-        self._local += int((accepted & local).sum()) if local is not None else 0
-        self._named = local is not None
+        if local is not None:
+            self._local = (self._local or 0) + int((accepted & local).sum())
 
     def metrics(self) -> Metrics:
         """Give `pseudo_accepted`, and of the accepted `pseudo_accuracy` and `pseudo_local`, all shares in [0, 1]."""
@@ -56,6 +61,6 @@ class LabelQuality:
         found = {"pseudo_accepted": self._accepted / self._seen}
         if self._accepted:
             found["pseudo_accuracy"] = self._right / self._accepted
-            if self._named:
+            if self._local is not None:
                 found["pseudo_local"] = self._local / self._accepted
         return found

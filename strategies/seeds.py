@@ -2,6 +2,8 @@
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -19,6 +21,14 @@ def derive(seed: int, *parts: object) -> int:
 def generator(seed: int, *parts: object) -> torch.Generator:
     """Give a CPU generator for a purpose."""
     return torch.Generator().manual_seed(derive(seed, *parts))
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Let torch's global CPU generator, from which layers draw their weights, begin at `seed`; then put it back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def seed_everything(seed: int) -> None:

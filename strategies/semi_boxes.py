@@ -69,8 +69,10 @@ class SemiBoxClient(ClientHalf[S]):
             adjust=adjust,
             after_step=teacher.follow,
         )
-        teacher.settle()
+        teacher.settle(site.flat)
         follows = self.settings.personal or self.settings.labeller == "persistent"
+        if follows:
+            teacher.settle(teacher.flat)
         keep(site, STUDENT, site.flat if self.settings.personal else None)
         keep(site, TEACHER, teacher.flat if follows else None)
         metrics = {**labelled.metrics, **fit.metrics, **teacher.quality.metrics()}

@@ -7,12 +7,12 @@ As FixMatch, but the target is soft: the student's own probabilities on the weak
 The annealing of the labelled part (the paper's TSA) is left out.
 """
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from .contract import Plugin, ServerHalf
 from .fixmatch import FixMatchClient, FixMatchSettings
+from .pseudo import divergence
 
 
 class UDASettings(FixMatchSettings):
@@ -30,7 +30,7 @@ class UDAClient(FixMatchClient[UDASettings]):
     def apart(self, strong: Tensor, weak: Tensor, labels: Tensor) -> Tensor:
         """Give each sample's divergence [b] of the strong view from the sharpened weak one."""
         target = (weak / self.settings.temperature).softmax(1)
-        return (torch.xlogy(target, target) - target * strong.log_softmax(1)).sum(1)
+        return divergence(target, strong.log_softmax(1))
 
 
 plugin = Plugin(UDASettings, UDAClient, ServerHalf, "FedAvg or FedProx, UDA at the clients (Xie 2020)")

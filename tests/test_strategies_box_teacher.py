@@ -62,8 +62,8 @@ def test_or_has_those_of_the_images() -> None:
     site.flat.flat.mul_(1.5)
     teacher.follow()
     assert all(torch.equal(value, first[name]) for name, value in _statistics(teacher.flat.module).items())
-    teacher.settle()
     for flat, factor in ((site.flat, 1.5), (teacher.flat, 1.25)):
+        teacher.settle(flat)
         reference.flat.flat.copy_(site.flat.flat / 1.5 * factor)
         estimate(reference.model, [reference.unlabelled], reference.batch_size)
         for name, value in _statistics(reference.model).items():

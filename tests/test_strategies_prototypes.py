@@ -13,9 +13,9 @@ from fedbox.simulations.run import check
 from fedbox.strategies.contract import RefusedUpdateError, Update
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedproto import apart
-from fedbox.strategies.fedsa import FedSAClient, FedSAServer, FedSASettings, contrastive, draw_anchors, gap
+from fedbox.strategies.fedsa import FedSAClient, FedSAServer, FedSASettings, draw_anchors, gap
 from fedbox.strategies.fedtgp import FedTGPServer, FedTGPSettings
-from fedbox.strategies.prototypes import ClassMeans, PrototypeServer, distances, nearest
+from fedbox.strategies.prototypes import ClassMeans, PrototypeServer, contrastive, distances, nearest
 from fedbox.strategies.site import Holdings, Site
 
 FAMILY: list[Any] = [{"name": name, "options": {"features": 24}} for name in ("mlp", "cnn", "vit")]
