@@ -163,6 +163,15 @@ class ClientsConfig(Block):
     timeout: Annotated[float, Field(gt=0.0)] | None = Field(
         None, description="seconds after which a round no longer waits for its clients"
     )
+    late: Literal["drop", "use"] = Field(
+        "drop", description="over gRPC: what becomes of an update that comes after its round was closed"
+    )
+    staleness: Annotated[float, Field(ge=0.0)] = Field(
+        0.5, description="late=use: an update s rounds late counts (1 + s) ** -staleness of its examples"
+    )
+    max_change: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="largest Euclidean norm of what an update changes; a larger one is refused"
+    )
     selector: Literal["uniform"] = Field("uniform", description="rule that chooses the cohort")
 
 

@@ -17,6 +17,7 @@ from ..strategies.registry import find
 from .folder import RunFolder, default_folder
 from .loop import Coordinator
 from .outcome import finish
+from .session import conduct
 
 app = ServerApp()
 
@@ -34,7 +35,6 @@ def main(grid: Grid, context: Context) -> None:
         coordinator = Coordinator(Federation.prepare(config), find(config.strategy), grid, path)
         first = coordinator.restore() if resume else 1
         place.write_config(config)
-        coordinator.run(first)
-        finish(coordinator, place, coordinator.status)
+        conduct(coordinator, first, lambda status: finish(coordinator, place, status))
     finally:
         place.close()
