@@ -93,7 +93,7 @@ class Attendant:
                 await call.write(wire.ClientFrame(hello=self._hello()))
                 return await session.serve()
             except grpc.aio.AioRpcError as error:
-                return False, f"{error.code().name.lower()}: {error.details()}", session.welcome is not None
+                return False, self._told(error), session.welcome is not None
             except asyncio.InvalidStateError:
                 # gRPC refuses to write on a stream that has ended: why it ended stands in the call.
                 code, details = await call.code(), await call.details()
@@ -103,6 +103,13 @@ class Attendant:
             finally:
                 self._outbox = None
                 session.close()
+
+    def _told(self, error: "grpc.aio.AioRpcError") -> str:
+        """Say why there is no line; of a handshake that fails gRPC tells the client next to nothing."""
+        text = f"{error.code().name.lower()}: {error.details()}"
+        if self._identity is not None and ("Socket closed" in text or "handshake" in text.lower()):
+            text += " (perhaps one side does not accept the other's certificate: the server's log says why)"
+        return text
 
     def _hello(self) -> wire.Hello:
         return wire.Hello(oldest=OLDEST, newest=NEWEST, name=self.name, release=__version__, held=list(self._held))

@@ -75,7 +75,8 @@ class GrpcGrid(StreamGrid):
         def answer(job: Job, reply: Message, holds: bool) -> None:
             if job.late:
                 self._late.put((job, reply))
-                self.fleet.release() if holds else None
+                if holds:
+                    self.fleet.release()
             else:
                 replies.put((job, reply, holds))
 
@@ -98,7 +99,19 @@ class GrpcGrid(StreamGrid):
                 if holds:
                     self._call(self.fleet.release)
         finally:
-            self._call(self.fleet.withdraw, set(waiting), keep_late)
+            self._call(self._abandon, waiting, keep_late, replies)
+
+    def _abandon(
+        self, waiting: set[str], keep_late: bool, replies: "queue.SimpleQueue[tuple[Job, Message, bool]]"
+    ) -> None:
+        """Let go of what nobody waits for any more, on the loop's thread: no reply can come in between."""
+        self.fleet.withdraw(waiting, keep_late)
+        while not replies.empty():
+            job, reply, holds = replies.get()
+            if keep_late:
+                self._late.put((job, reply))
+            if holds:
+                self.fleet.release()
 
     def late_replies(self) -> list[Message]:
         """Give the replies to earlier rounds that have come since this was last asked."""

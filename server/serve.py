@@ -3,7 +3,7 @@
 import ipaddress
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,8 +54,12 @@ def serve(
     resume: bool = False,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    listening: Callable[[int], None] = lambda _port: None,
 ) -> Result:
-    """Host a checked configuration until its last round. Raises what `fedbox.run` raises, and ListenError."""
+    """Host a checked configuration until its last round. Raises what `fedbox.run` raises, and ListenError.
+
+    `listening` is told the port once clients can come.
+    """
     plugin = find(config.strategy)
     check_device(config.engine.device)
     folder = RunFolder(out or default_folder(config, resume), resume)
@@ -89,6 +93,7 @@ def serve(
         first = coordinator.restore() if resume else 1
         folder.write_config(config)
         log.info("%s listens on port %d for %d clients", config.name, grid.port, len(fleet.stations))
+        listening(grid.port)
         _await_clients(grid, service.wait_for)
         summary = conduct(coordinator, first, lambda status: finish(coordinator, folder, status, engine="grpc"))
         write_report([folder.path], folder.path / "report.html")
