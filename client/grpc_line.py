@@ -19,8 +19,9 @@ from ..strategies.frames import FRAME, NEWEST, OLDEST, Intake, Outbox, body_of, 
 log = logging.getLogger("fedbox.client")
 
 _ATTEND, _STATUS = "/fedbox.v1.Fleet/Attend", "/fedbox.v1.Fleet/Status"
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
-_STABLE = 30.0  # seconds after which a line counts as good, and the pauses begin anew
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
+_UNWELCOME = 30.0  # seconds that the server may take for its first word
+_STABLE = 3.0  # seconds after which a line counts as good, and the pauses begin anew
 
 
 class RefusedError(RuntimeError):
@@ -189,7 +190,7 @@ class _Session:
         """Take frames until the line ends."""
         self._writing = asyncio.ensure_future(self._write())
         while self.end is None:
-            silence = 2 * self.welcome.heartbeat if self.welcome else _LONGEST_PAUSE
+            silence = 2 * self.welcome.heartbeat if self.welcome else _UNWELCOME
             reading = asyncio.ensure_future(self.call.read())
             if not await self._heard(reading, silence):
                 reading.cancel()

@@ -91,6 +91,9 @@ class Fleet:
         self.stations = {name: Station(name, FIRST_NODE + i) for i, name in enumerate(enrolment.names)}
         self.counts: Counter[str] = Counter()
         self.refused: Counter[tuple[str, str]] = Counter()
+        self.over = ""
+        """The last word once the run has ended: whoever comes then is told it."""
+        self.told: set[str] = set()
         self._free = terms.uploads
         self._offers: deque[tuple[Line, str]] = deque()
         self._lines = itertools.count()
@@ -122,10 +125,12 @@ class Fleet:
         self._grant()
 
     def end(self, reason: str, over: bool) -> None:
-        """Say good-bye to all."""
+        """Say good-bye to all; where the run is over, also to those who come later."""
+        self.over = reason if over else ""
         for station in self.stations.values():
             if station.line is not None:
                 station.line.end(reason, over)
+                self.told.add(station.name)
 
     # The lines' side.
 
@@ -137,6 +142,10 @@ class Fleet:
         line = station.line = Line(hello.name)
         station.since = time.monotonic()
         self.counts["arrivals"] += 1
+        if self.over:
+            line.end(self.over, over=True)
+            self.told.add(hello.name)
+            return line
         log.info("%s is on line (fedbox %s)", hello.name, hello.release, extra={"client": hello.name})
         line.note(
             welcome=wire.Welcome(
@@ -258,6 +267,8 @@ class Fleet:
     def tick(self) -> None:
         """Look after the lines, about once in half a second."""
         now = time.monotonic()
+        if self.over:
+            return
         self._strike_out()
         for station in self.stations.values():
             line = station.line

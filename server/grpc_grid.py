@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from .. import __version__
@@ -132,11 +133,14 @@ class GrpcGrid(StreamGrid):
                 due = time.monotonic() + every
             time.sleep(0.05)
 
-    def close(self, reason: str = "the server stops", over: bool = False) -> None:
-        """Say good-bye to the clients and end the thread. `over` tells them that the run has ended."""
+    def close(self, reason: str = "the server stops", over: bool = False, linger: float = 0.0) -> None:
+        """Say good-bye to the clients and end the thread.
+
+        `over` tells them that the run has ended; those who are off line just then are awaited for `linger` seconds.
+        """
         if not self._thread.is_alive():
             return
-        asyncio.run_coroutine_threadsafe(self._shut(reason, over), self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(self._shut(reason, over, linger), self._loop).result(30 + linger)
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 
@@ -193,10 +197,14 @@ class GrpcGrid(StreamGrid):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         self._ticker = self._loop.create_task(self._tick())
 
-    async def _shut(self, reason: str, over: bool) -> None:
+    async def _shut(self, reason: str, over: bool, linger: float) -> None:
         self._ticker.cancel()
         await self._health.enter_graceful_shutdown()
         self.fleet.end(reason, over)
+        last = time.monotonic() + linger
+        known = {name for name, station in self.fleet.stations.items() if station.holding}
+        while known - self.fleet.told and time.monotonic() < last:
+            await asyncio.sleep(0.1)
         await self._server.stop(2.0)
 
     async def _tick(self) -> None:
@@ -235,6 +243,9 @@ class GrpcGrid(StreamGrid):
             first = await asyncio.wait_for(context.read(), _HELLO_SECONDS)
         except TimeoutError:
             log.warning("a stream from %s said nothing for %g s", peer, _HELLO_SECONDS)
+            return None
+        except DecodeError:
+            log.warning("a stream from %s sent what is no frame", peer)
             return None
         if first is grpc.aio.EOF or first.WhichOneof("frame") != "hello":
             log.warning("a stream from %s did not begin with a hello", peer)
@@ -276,6 +287,8 @@ class GrpcGrid(StreamGrid):
                 self.fleet.hear(line, frame)
         except WireError as error:
             return str(error)
+        except DecodeError:
+            return "it sent what is no frame"
         return ""
 
     async def _write(self, line: Line, context: Any) -> None:

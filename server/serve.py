@@ -30,6 +30,7 @@ from .session import check_device, conduct, own_thread_and_randomness, told
 
 log = logging.getLogger("fedbox.server")
 _RUN = "run_id"
+_LINGER = 30.0  # seconds: a client that was off line when the run ended is told so if it comes back soon
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def serve(
         _await_clients(grid, service.wait_for)
         summary = conduct(coordinator, first, lambda status: finish(coordinator, folder, status, engine="grpc"))
         write_report([folder.path], folder.path / "report.html")
-        grid.close("the run is complete", over=True)
+        grid.close("the run is complete", over=True, linger=_LINGER)
     return Result(folder.path, summary)
 
 

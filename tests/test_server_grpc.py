@@ -1,26 +1,35 @@
 """The gRPC Grid with real streams: replies once, lines that break, certificates, limits."""
 
+import asyncio
+import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from chaos_for_tests import Proxy
 from cryptography import x509
 from grpc_for_tests import TOY, Clients, Echo, grid_for, identity_of, site_clients
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import fedbox
+from fedbox.client.grpc_line import ask_status
 from fedbox.client.workspace import forget
 from fedbox.configs import ConfigError
 from fedbox.server import certificates
 from fedbox.server.certificates import make_certificates, revoke
 from fedbox.server.grpc_grid import GrpcGrid
+from fedbox.server.metrics import Metrics
 from fedbox.server.serve import Service, check_exposure, serve
 from fedbox.server.session import check
+from fedbox.strategies import wire_pb2 as wire
 from fedbox.strategies.base import Message, RecordDict, from_record, identity, to_record
 
 NAMES = ["client-0", "client-1", "client-2"]
@@ -243,3 +252,63 @@ def test_without_tls_only_on_loopback() -> None:
             check_exposure(listen, secure=False)
     with pytest.raises(ConfigError, match="HOST:PORT"):
         check_exposure("localhost", secure=True)
+
+
+def test_bytes_that_are_no_frame_end_the_stream_and_nothing_else() -> None:
+    async def send(port: int, frames: list[bytes]) -> grpc.StatusCode:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream("/fedbox.v1.Fleet/Attend")()
+            for frame in frames:
+                await call.write(frame)
+            with suppress(grpc.aio.AioRpcError):
+                async for _ in call:
+                    pass
+            return await call.code()
+
+    hello = wire.ClientFrame(hello=wire.Hello(oldest=1, newest=1, name="client-0")).SerializeToString()
+    chunk = wire.ClientFrame(chunk=wire.Chunk(data=b"x")).SerializeToString()
+    with grid_for(NAMES[:1]) as grid:
+        for frames in ([b"\xff\xff\xff"], [hello, b"\xff\xff\xff"], [hello, chunk], [chunk], [hello, bytes(2**23 + 1)]):
+            asyncio.run(asyncio.wait_for(send(grid.port, frames), 10))
+        clients = Clients(f"127.0.0.1:{grid.port}", {NAMES[0]: Echo()})
+        grid.wait_for(1, lambda _: None)
+        assert len(ask(grid)) == 1
+        clients.close()
+
+
+def test_another_protocol_is_told_which_release_to_install() -> None:
+    async def greet(port: int) -> str:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.stream_stream(
+                "/fedbox.v1.Fleet/Attend", wire.ClientFrame.SerializeToString, wire.ServerFrame.FromString
+            )()
+            await call.write(wire.ClientFrame(hello=wire.Hello(oldest=7, newest=9, name="client-0", release="9.0")))
+            return str((await call.read()).refusal.reason)
+
+    with grid_for(NAMES[:1]) as grid:
+        reason = asyncio.run(greet(grid.port))
+    assert "fedbox 9.0) speaks versions 7 to 9" in reason
+    assert "same release" in reason
+
+
+def test_status_and_health_and_metrics_tell_who_is_there() -> None:
+    with grid_for(NAMES) as grid:
+        metrics = Metrics(grid.fleet, 0)
+        clients = Clients(f"127.0.0.1:{grid.port}", {name: Echo() for name in NAMES[:2]})
+        grid.wait_for(2, lambda _: None)
+        found = json.loads(asyncio.run(ask_status(f"127.0.0.1:{grid.port}", None)))
+        assert {each["name"]: each["online"] for each in found["clients"]} == dict(zip(NAMES, [1, 1, 0], strict=True))
+        with grpc.insecure_channel(f"127.0.0.1:{grid.port}") as channel:
+            health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=""))
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        metrics.on_round({"round": 4, "metrics": {"accuracy": 0.5, "loss": None}, "seconds": {"train": 2.0},
+                          "failures": [{"kind": "lost"}]})  # fmt: skip
+        page = urllib.request.urlopen(f"http://127.0.0.1:{metrics.port}/metrics").read().decode()
+        for line in (
+            "fedbox_clients_online 2.0", "fedbox_clients_enrolled 3.0", "fedbox_round 4.0", "fedbox_arrivals_total 2.0",
+            'fedbox_seconds_total{phase="train"} 2.0', 'fedbox_failures_total{kind="lost"} 1.0',
+            'fedbox_metric{name="accuracy"} 0.5',
+        ):  # fmt: skip
+            assert line in page.splitlines()
+        metrics.close()
+        clients.close()
