@@ -1,4 +1,4 @@
-"""The command line: `fedbox run`, `strategies`, `configs`, `data`, `report`, `serve`, `join`, `status`, `certs`.
+"""The command line: `fedbox run`, `serve`, `join` and the commands around them.
 
 Exit codes: 0 all went well; 1 the run failed or broke off; 2 the command or the configuration is at fault; 3 data or
 model; 4 a strategy; 5 a run's folder or checkpoint; 130 stopped by Ctrl-C or SIGTERM. Heavy imports stand inside the
@@ -209,7 +209,13 @@ def report(
     typer.echo(f"report: {write_report(folders, target)}")
 
 
-for command in (server_commands.serve, client_commands.join, client_commands.status, server_commands.certs):
+for command in (
+    server_commands.serve,
+    client_commands.join,
+    client_commands.status,
+    server_commands.certs,
+    server_commands.pack,
+):
     app.command()(command)
 
 

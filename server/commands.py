@@ -94,3 +94,27 @@ def certs(
     if server or client or not revoke:
         for path in make_certificates(folder, server or [], client or [], days):
             typer.echo(str(path))
+
+
+def pack(
+    config: Annotated[str, typer.Argument(help="A bundled configuration (see fedbox configs) or a YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the app (default: NAME-app).")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where a run will leave its files (default: runs/NAME-flower, here).")
+    ] = None,
+) -> None:
+    """Make an app for Flower's own runtime, SuperLink and SuperNodes, that runs this configuration by `flwr run`.
+
+    Server and clients are fedbox's; SuperNodes need fedbox installed and `--node-config "partition-id=N"`.
+
+    [dim]fedbox pack quickstart --out quickstart-app && flwr run quickstart-app --stream[/]
+    """
+    from ..strategies.federation import Federation
+    from .pack import pack
+    from .session import check
+
+    checked = check(config, overrides or [])
+    clients = len(Federation.prepare(checked))
+    place = (folder or Path("runs") / f"{checked.name}-flower").resolve()
+    typer.echo(f"app: {pack(checked, clients, out or Path(f'{checked.name}-app'), place)}")
