@@ -19,7 +19,6 @@ from .enrolment import NAME, EnrolmentError, Entry, read_entries, write_entries
 
 LIST = "clients.txt"
 _CA_DAYS = 3650
-_Usage = x509.ExtendedKeyUsage
 
 
 def make_certificates(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int = 365) -> list[Path]:
@@ -40,13 +39,15 @@ def make_certificates(folder: Path, hosts: Sequence[str], clients: Sequence[str]
         if not hosts:
             raise EnrolmentError(f"{folder} has no server.pem yet: name the server by --server HOST")
         names = x509.SubjectAlternativeName(_alternatives([*hosts, "localhost", "127.0.0.1"]))
-        _issue(folder / "server", hosts[0], (ca, ca_key), days, ExtendedKeyUsageOID.SERVER_AUTH, written, names)
+        # Of a client's purpose as well: with it `fedbox status` may ask.
+        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        _issue(folder / "server", hosts[0], (ca, ca_key), days, both, written, names)
     path = folder / LIST
     entries = read_entries(path) if path.exists() else {}
     for name in clients:
         if (folder / f"{name}.pem").exists() and not (name in entries and entries[name].revoked):
             continue
-        made = _issue(folder / name, name, (ca, ca_key), days, ExtendedKeyUsageOID.CLIENT_AUTH, written)
+        made = _issue(folder / name, name, (ca, ca_key), days, [ExtendedKeyUsageOID.CLIENT_AUTH], written)
         entries[name] = Entry(name, made.fingerprint(hashes.SHA256()).hex())
     write_entries(path, entries)
     return [*written, path]
@@ -103,7 +104,7 @@ def _issue(
     name: str,
     issuer: _Issuer,
     days: int,
-    purpose: x509.ObjectIdentifier,
+    purposes: list[x509.ObjectIdentifier],
     written: list[Path],
     alternatives: x509.SubjectAlternativeName | None = None,
 ) -> x509.Certificate:
@@ -112,7 +113,7 @@ def _issue(
     draft = (
         _begin(_name(name), ca.subject, key, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_Usage([purpose]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
     )
     if alternatives is not None:
