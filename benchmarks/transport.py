@@ -28,7 +28,8 @@ import yaml
 from contest import machine
 from superlink import SuperLink
 
-from fedbox.client.grpc_line import Attendant, ask_status
+from fedbox.client.attendant import Attendant
+from fedbox.client.grpc_line import ask_status
 from fedbox.client.join import SiteWork
 from fedbox.configs.tls import Identity, read_identity
 from fedbox.server.certificates import make_certificates
@@ -72,7 +73,7 @@ def start(folder: Path, name: str, *arguments: str) -> "subprocess.Popen[bytes]"
 
 def ours(folder: Path, name: str, rounds: int) -> tuple[float, dict[str, int]]:
     """Run a piece of work over our own lines; give seconds a round and the bytes that were counted on them."""
-    pki, out = folder / "pki", folder / f"ours-{name}"
+    pki, out = folder.parent / "pki", folder / f"ours-{name}"
     make_certificates(pki, ["localhost"], ["client-0", "client-1"])
     config = folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump(config_of(name, rounds)))

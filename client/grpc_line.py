@@ -1,27 +1,18 @@
-"""A client's line to the server over gRPC: it comes back by itself, and a finished reply waits until it is taken."""
+"""A client's line to the server. The only file of the client that imports grpc."""
 
 import asyncio
 import itertools
-import logging
-import random
-import time
-from concurrent.futures import Executor
 from typing import Any, Protocol
 
 import grpc
 
-from .. import __version__
 from ..configs.tls import Identity
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import LOST, Error, Message, WireError
-from ..strategies.frames import FRAME, NEWEST, OLDEST, Intake, Outbox, body_of, cut
-
-log = logging.getLogger("fedbox.client")
+from ..strategies.frames import FRAME, Intake, Outbox, body_of, cut
 
 _ATTEND, _STATUS = "/fedbox.v1.Fleet/Attend", "/fedbox.v1.Fleet/Status"
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 _UNWELCOME = 30.0  # seconds that the server may take for its first word
-_STABLE = 3.0  # seconds after which a line counts as good, and the pauses begin anew
 
 
 class RefusedError(RuntimeError):
@@ -30,153 +21,64 @@ class RefusedError(RuntimeError):
     exit_code = 1
 
 
-class Work(Protocol):
-    """What a client does on its line; both calls may take long, and are made on another thread."""
+class Client(Protocol):
+    """What a line needs of the client at its end."""
 
-    def prepare(self, config: str, run: str, number: int) -> dict[str, int]:
-        """Get ready for a run; say what the client holds: labelled, unlabelled, test, classes."""
-
-    def answer(self, message: Message) -> Message:
-        """Give the reply to a task's message, whatever happens."""
-
-
-class Attendant:
-    """One client: keeps a line to the server and works on what comes over it, one task at a time."""
-
-    def __init__(self, target: str, name: str, identity: Identity | None, work: Work, pool: Executor) -> None:
-        self.target, self.name = target, name
-        self._identity = identity
-        self._work, self._pool = work, pool
-        self._held: dict[str, Message | None] = {}
-        """Replies that the server has not settled; None while the task is under way."""
-        self._ready: tuple[str, str, int] | None = None
-        self._counts: dict[str, int] = {}
-        self._outbox: Outbox[wire.ClientFrame] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._random = random.Random()
-
-    async def run(self, give_up: float | None = None) -> str:
-        """Serve until the run is over; give the server's last word.
-
-        `give_up`: seconds without a line after which RefusedError is raised; None tries for ever.
-        """
-        pause, lost = _FIRST_PAUSE, time.monotonic()
-        while True:
-            began = time.monotonic()
-            over, reason, good = await self._attend()
-            if over:
-                return reason
-            now = time.monotonic()
-            if good:
-                lost = now
-            if good and now - began > _STABLE:
-                pause = _FIRST_PAUSE
-            if give_up is not None and now - lost > give_up:
-                raise RefusedError(
-                    f"{self.name}: no line to {self.target} for {give_up:g} s; the last reason: {reason}"
-                )
-            wait = self._random.uniform(pause / 2, pause)
-            told = {"client": self.name, "reason": reason}
-            log.warning("%s: no line to %s: %s; again in %.1f s", self.name, self.target, reason, wait, extra=told)
-            await asyncio.sleep(wait)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def _attend(self) -> tuple[bool, str, bool]:
-        """Open a line and serve it until it ends: whether the run is over, why it ended, whether it came about."""
-        async with channel_to(self.target, self._identity) as channel:
-            call = channel.stream_stream(
-                _ATTEND,
-                request_serializer=wire.ClientFrame.SerializeToString,
-                response_deserializer=wire.ServerFrame.FromString,
-            )()
-            session = _Session(self, call)
-            try:
-                await call.write(wire.ClientFrame(hello=self._hello()))
-                return await session.serve()
-            except grpc.aio.AioRpcError as error:
-                return False, self._told(error), session.welcome is not None
-            except asyncio.InvalidStateError:
-                # gRPC refuses to write on a stream that has ended: why it ended stands in the call.
-                code, details = await call.code(), await call.details()
-                return False, f"{code.name.lower()}: {details}", session.welcome is not None
-            except WireError as error:
-                return False, f"the server sent what it must not: {error}", True
-            finally:
-                self._outbox = None
-                session.close()
-
-    def _told(self, error: "grpc.aio.AioRpcError") -> str:
-        """Say why there is no line; of a handshake that fails gRPC tells the client next to nothing."""
-        text = f"{error.code().name.lower()}: {error.details()}"
-        if self._identity is not None and ("Socket closed" in text or "handshake" in text.lower()):
-            text += " (perhaps one side does not accept the other's certificate: the server's log says why)"
-        return text
-
-    def _hello(self) -> wire.Hello:
-        return wire.Hello(oldest=OLDEST, newest=NEWEST, name=self.name, release=__version__, held=list(self._held))
+    name: str
 
     async def prepare(self, welcome: wire.Welcome, outbox: "Outbox[wire.ClientFrame]") -> None:
         """Get ready for the server's run, tell what is held here, and offer what is finished."""
-        wanted = (welcome.config, welcome.run, welcome.number)
-        if self._ready != wanted:
-            loop = asyncio.get_running_loop()
-            self._counts = await loop.run_in_executor(self._pool, self._work.prepare, *wanted)
-            self._ready = wanted
-        outbox.put(wire.ClientFrame(holding=wire.Holding(**self._counts)))
-        self._outbox = outbox
-        for task, reply in self._held.items():
-            if reply is not None:
-                self._offer(task, reply)
 
     def begin(self, intake: Intake, seconds: float) -> None:
         """Take on a task."""
-        if intake.task not in self._held:
-            self._held[intake.task] = None
-            doing = asyncio.ensure_future(self._do(intake, time.monotonic() + seconds if seconds else None))
-            self._tasks.add(doing)
-            doing.add_done_callback(self._tasks.discard)
 
     def settle(self, task: str) -> None:
-        """Forget a task; one that is under way ends for nothing."""
-        self._held.pop(task, None)
+        """Forget a task."""
 
     def reply(self, task: str) -> Message | None:
         """Give the finished reply to a task."""
-        return self._held.get(task)
 
-    async def _do(self, intake: Intake, deadline: float | None) -> None:
-        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, intake, deadline)
-        if intake.task not in self._held:
-            return
-        if reply is None:
-            self._held.pop(intake.task)
-            return
-        self._held[intake.task] = reply
-        self._offer(intake.task, reply)
+    def line_ended(self) -> None:
+        """Hear that there is no line any more."""
 
-    def _answer(self, intake: Intake, deadline: float | None) -> Message | None:
-        """Work on a task, unless it was settled or ran out of time while it waited for its turn."""
-        if intake.task not in self._held or (deadline is not None and time.monotonic() > deadline):
-            return None
-        return self._work.answer(intake.message())
 
-    def _offer(self, task: str, reply: Message) -> None:
-        if self._outbox is not None:
-            records = reply.content.array_records.values() if reply.has_content() else ()
-            size = sum(len(array.data) for record in records for array in record.values())
-            self._outbox.put(wire.ClientFrame(offer=wire.Offer(task=task, size=size)))
+async def attend(client: Client, target: str, identity: Identity | None, hello: wire.Hello) -> tuple[bool, str, bool]:
+    """Open a line and serve it until it ends: whether the run is over, why it ended, whether it came about."""
+    async with channel_to(target, identity) as channel:
+        call = channel.stream_stream(
+            _ATTEND,
+            request_serializer=wire.ClientFrame.SerializeToString,
+            response_deserializer=wire.ServerFrame.FromString,
+        )()
+        session = _Session(client, call)
+        try:
+            await call.write(wire.ClientFrame(hello=hello))
+            return await session.serve()
+        except grpc.aio.AioRpcError as error:
+            return False, _told(error, identity), session.welcome is not None
+        except asyncio.InvalidStateError:
+            # gRPC refuses to write on a stream that has ended: why it ended stands in the call.
+            code, details = await call.code(), await call.details()
+            return False, f"{code.name.lower()}: {details}", session.welcome is not None
+        except WireError as error:
+            return False, f"the server sent what it must not: {error}", True
+        finally:
+            client.line_ended()
+            session.close()
 
-    async def leave(self) -> None:
-        """Say good-bye, if there is a line."""
-        if self._outbox is not None:
-            self._outbox.put(wire.ClientFrame(bye=wire.Bye(reason="the client stops")))
-            await asyncio.sleep(0.2)
+
+def _told(error: "grpc.aio.AioRpcError", identity: Identity | None) -> str:
+    """Say why there is no line; of a handshake that fails gRPC tells the client next to nothing."""
+    text = f"{error.code().name.lower()}: {error.details()}"
+    if identity is not None and ("Socket closed" in text or "handshake" in text.lower()):
+        text += " (perhaps one side does not accept the other's certificate: the server's log says why)"
+    return text
 
 
 class _Session:
     """One open stream, from the hello on."""
 
-    def __init__(self, client: Attendant, call: Any) -> None:
+    def __init__(self, client: Client, call: Any) -> None:
         self.client, self.call = client, call
         self.outbox: Outbox[wire.ClientFrame] = Outbox()
         self.welcome: wire.Welcome | None = None
@@ -297,6 +199,3 @@ async def ask_status(target: str, identity: Identity | None, timeout: float = 10
         except grpc.aio.AioRpcError as error:
             raise RefusedError(f"{target} does not answer ({error.code().name.lower()}): {error.details()}") from error
         return reply.json
-
-
-__all__ = ["Attendant", "RefusedError", "Work", "ask_status", "channel_to"]

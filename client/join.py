@@ -16,8 +16,9 @@ from ..strategies.base import Message, identity, run_config
 from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, RUN_ID
 from .app import app
+from .attendant import Attendant
 from .driver import context_for, drive
-from .grpc_line import Attendant, RefusedError
+from .grpc_line import RefusedError
 from .workspace import Workspace, use, workspace_for
 
 log = logging.getLogger("fedbox.client")

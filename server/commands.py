@@ -47,7 +47,7 @@ def serve(
     from ..configs.tls import read_identity
     from ..strategies.logs import set_up_logs
     from .console import summary_table
-    from .fleet import Terms
+    from .lines import Terms
     from .serve import Service, check_exposure, serve
     from .session import check, raise_on_sigterm
 

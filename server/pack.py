@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .. import __version__
 from ..configs import Config
+from ..strategies.frames import RELEASE
 from .checkpoint import write_atomic
 from .folder import FolderError
 
@@ -58,7 +58,7 @@ def pack(config: Config, clients: int, out: Path, folder: Path) -> Path:
         "name": config.name.lower().replace("_", "-").replace(".", "-"),
         "strategy": config.strategy,
         "dataset": config.data.dataset,
-        "version": __version__,
+        "version": RELEASE,
         "rounds": config.rounds,
         "clients": clients,
         "place": folder,

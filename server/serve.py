@@ -19,9 +19,10 @@ from .callbacks import Callback, Callbacks, TensorBoard
 from .checkpoint import write_atomic
 from .console import ProgressBar
 from .enrolment import Enrolment
-from .fleet import Fleet, Terms
+from .fleet import Fleet
 from .folder import RunFolder, default_folder
 from .grpc_grid import GrpcGrid
+from .lines import Terms
 from .loop import Coordinator
 from .metrics import Metrics
 from .outcome import Result, finish
@@ -89,7 +90,7 @@ def serve(
             stack.callback(metrics.close)
             listeners.append(metrics)
         watcher = Watcher(config)
-        grid.status = watcher.status
+        grid.service.status = watcher.status
         coordinator = Coordinator(federation, plugin, grid, folder.path, Callbacks([watcher, *listeners]))
         first = coordinator.restore() if resume else 1
         folder.write_config(config)

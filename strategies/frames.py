@@ -8,11 +8,14 @@ import asyncio
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from typing import Generic, TypeVar
 
 from . import wire_pb2 as wire
 from .base import Message, WireError, pack_message, unpack_message
 
+RELEASE = version("fedbox")
+"""This release, as it is told to the other side."""
 OLDEST, NEWEST = 1, 1
 """Versions of the protocol that this release speaks."""
 CHUNK = 2**20

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fedbox.client.grpc_line import Attendant
+from fedbox.client.attendant import Attendant
 from fedbox.client.join import SiteWork
 from fedbox.configs.tls import Identity, read_identity
 from fedbox.server.enrolment import Enrolment
-from fedbox.server.fleet import Fleet, Terms
+from fedbox.server.fleet import Fleet
 from fedbox.server.grpc_grid import GrpcGrid
+from fedbox.server.lines import Terms
 from fedbox.strategies.base import Message, RecordDict
 
 TOY: dict[str, Any] = {

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedbox.server.enrolment import Enrolment
-from fedbox.server.fleet import Fleet, Job, Line, Terms
+from fedbox.server.fleet import Fleet
+from fedbox.server.lines import Job, Line, Terms
 from fedbox.strategies import wire_pb2 as wire
 from fedbox.strategies.base import (
     ConfigRecord,
