@@ -27,6 +27,7 @@ from ..strategies.contract import Plugin
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_faults
+from ..strategies.selection import selector_faults
 from .driver import RUN_ID
 from .examples import Models, save_examples
 from .inprocess import InProcessGrid
@@ -46,8 +47,8 @@ def check_device(name: str) -> None:
 
 
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
-    """Give the checked configuration, the strategies' settings included. Raises ConfigError, PluginError."""
-    return load_config(source, overrides, settings_faults)
+    """Give the checked configuration, the plugins' settings included. Raises ConfigError, PluginError."""
+    return load_config(source, overrides, lambda raw: [*settings_faults(raw), *selector_faults(raw)])
 
 
 def run_config(
