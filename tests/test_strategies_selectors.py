@@ -205,7 +205,7 @@ def test_the_bytes_of_questions_are_counted(strategy: str, messages: int, tmp_pa
     ).rounds
     assert [len(record.get("asked", {})) for record in asked] == [5, 0, 5]
     each = plain[0]["bytes_down"] / messages  # a question carries what any of these carries
-    assert asked[0]["bytes_down"] == pytest.approx((messages + 5) * each, rel=0.02)
-    assert asked[1]["bytes_down"] == pytest.approx(messages * each, rel=0.02)
+    assert asked[0]["bytes_down"] == pytest.approx((messages + 5) * each, rel=0.05)
+    assert asked[1]["bytes_down"] == pytest.approx(messages * each, rel=0.05)
     assert 0 < asked[0]["bytes_up"] - asked[1]["bytes_up"] < 5000
     assert all(loss > 0 for loss in asked[2]["asked"].values())
