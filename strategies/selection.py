@@ -42,7 +42,10 @@ class Selector(Generic[S]):
         raise NotImplementedError
 
     def see(self, round_: int, asked: Mapping[str, float], clients: Mapping[str, Mapping[str, float]]) -> None:
-        """Take what a round gave: the losses that were asked for, and each client's metrics as in the record."""
+        """Take what a round gave: the losses that were asked for, and each client's metrics as in the record.
+
+        A client that trained has `examples` among them; one without was only measured.
+        """
 
 
 @dataclass(frozen=True)
