@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from ..configs import Config
 from ..models import FlatModel, buffer_names
 from ..strategies.contract import ClientHalf, Update
-from ..strategies.federation import Federation
+from ..strategies.federation import Federation, read_expert
+from ..strategies.order import Order, whole
 from ..strategies.registry import find, settings_of
 from ..strategies.samples import Samples
 from ..strategies.seeds import derive, seed_everything
+from ..strategies.selection import PROBE
 from ..strategies.site import Holdings, Site
 from .state import StateStore
 
-_BUFFER, _STATE = "buffer/", "state/"
+_BUFFER, _STATE, _LAST = "buffer/", "state/", "last/"
 _KNOWN = 128  # clients whose roles are remembered: a small federation draws them once, a large one stays small
 
 
@@ -71,6 +73,11 @@ class Workspace:
             plugin = find(config.strategy)
             half = plugin.client(settings_of(plugin, config.strategy, config.settings))
         self.half = half
+        order = config.clients.order
+        self._order = None if order.kind == "none" else order
+        by_score = order.kind in ("curr", "anti")
+        self._keeps_last = by_score and order.score in ("L", "LG")
+        self._expert = read_expert("clients.order.expert", order.expert) if by_score and order.score == "E" else {}
 
     def train(self, visit: Visit) -> Update:
         """Let the client train; keep what it wants to keep."""
@@ -86,6 +93,8 @@ class Workspace:
 
     def evaluate(self, visit: Visit) -> Update:
         """Measure the client's model on its own test samples and, for personal models, on the server's as well."""
+        if visit.phase == PROBE:
+            return self._probe(visit)
         site = self._site(visit, after=True)
         seed_everything(derive(site.seed, "evaluate", visit.round, visit.client))
         self.half.prepare(site)
@@ -94,6 +103,17 @@ class Workspace:
             shared = self.half.evaluate(site, self._shared_test())
             metrics |= {f"shared_{name}": value for name, value in shared.items()}
         return Update({}, len(site.test), metrics)
+
+    def _probe(self, visit: Visit) -> Update:
+        """Give the mean loss on the labelled samples of the model with which the client would begin to train."""
+        site = self._site(visit)
+        seed_everything(derive(site.seed, PROBE, visit.round, visit.client))
+        self.half.prepare(site)
+        if len(site.labelled) == 0:
+            return Update()
+        site.model.eval()
+        loss = site.labelled.difficulty(site.model, site.batch_size).double().mean()
+        return Update({}, len(site.labelled), {"loss": float(loss)})
 
     def describe(self, client: str) -> dict[str, int]:
         """Say what the client holds: numbers of samples, never the samples."""
@@ -117,6 +137,7 @@ class Workspace:
         flat = resident.fresh()
         kept = self.store.read(visit.client, visit.round + after)
         flat.load({name[len(_BUFFER) :]: value for name, value in kept.items() if name.startswith(_BUFFER)})
+        last = {name[len(_LAST) :]: value for name, value in kept.items() if name.startswith(_LAST)}
         return Site(
             name=visit.client,
             flat=flat,
@@ -136,6 +157,7 @@ class Workspace:
             received=visit.received,
             build=resident.spare,
             state={name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)},
+            order=None if self._order is None else Order(self._order, last, self._expert),
         )
 
     def _resident(self, client: str) -> Resident:
@@ -149,6 +171,8 @@ class Workspace:
         kept = {_STATE + name: np.asarray(value, order="C") for name, value in site.state.items()}
         if site.buffers == "local":
             kept |= {_BUFFER + name: value for name, value in site.flat.state(buffer_names(site.model)).items()}
+        if self._keeps_last:
+            kept |= {_LAST + name: value for name, value in whole(site.flat).items()}
         if kept:
             self.store.write(site.name, site.round, kept)
 

@@ -2,6 +2,7 @@
 
 from .faults import ConfigError, Fault
 from .load import bundled, load_config, to_yaml
+from .ordering import OrderConfig
 from .schema import (
     ClientsConfig,
     Config,
@@ -28,6 +29,7 @@ __all__ = [
     "LabelsConfig",
     "ModelConfig",
     "ModelSpec",
+    "OrderConfig",
     "PartitionConfig",
     "ServerDataConfig",
     "StopConfig",

@@ -166,6 +166,27 @@ def _across(raw: Raw) -> Iterable[Fault]:
     if get("evaluate.clients", "none") in ("cohort", "all") and not (domain or get("data.test_share")):
         yield Fault("data.test_share", "evaluate.clients needs clients with a test set of their own, such as 0.2")
     yield from _exclusive(get)
+    yield from _difficulty(get)
+
+
+def _difficulty(get: Callable[..., Any]) -> Iterable[Fault]:
+    """Find difficulties that nothing measures."""
+    order = get("clients.order.kind", "none")
+    if order in ("curr", "anti") and get("clients.order.score") == "E":
+        if get("clients.order.expert") is None:
+            yield Fault(
+                "clients.order.expert",
+                "score E needs the model.safetensors of a model trained on everybody's data, such as that of a run "
+                "with strategy=centralized",
+            )
+        if get("model.family") or get("model.by_client"):
+            yield Fault("clients.order.score", "E fits one network; leave out model.family and model.by_client")
+    if get("data.partition.kind") == "inc" and not (get("data.partition.expert") or get("data.partition.key")):
+        yield Fault(
+            "data.partition.expert",
+            "kind inc needs the model.safetensors whose losses say what is hard, or data.partition.key, a numeric "
+            "attribute",
+        )
 
 
 def _exclusive(get: Callable[..., Any]) -> Iterable[Fault]:

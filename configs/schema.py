@@ -6,24 +6,19 @@ explains the keys in the order in which they stand here.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
+from .block import Block, Count, Share
+from .ordering import OrderConfig
+
 # A whole number counts clients, a fraction is a share of them: 1 is one client, 1.0 is all of them.
 CountOrShare = Count | Annotated[float, Field(gt=0.0, le=1.0)]
-
-
-class Block(BaseModel):
-    """A strict, frozen block of the configuration."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
 class PartitionConfig(Block):
     """How the training samples are dealt to the clients (`data.partition`)."""
 
-    kind: Literal["iid", "dirichlet", "pathological", "label-k", "natural", "quantity"] = Field(
+    kind: Literal["iid", "dirichlet", "pathological", "label-k", "natural", "quantity", "inc"] = Field(
         "dirichlet", description="rule by which samples are dealt to clients"
     )
     clients: Count | None = Field(
@@ -34,10 +29,16 @@ class PartitionConfig(Block):
     )
     min_size: Annotated[int, Field(ge=0)] = Field(1, description="dirichlet: fewest samples of a client")
     classes_per_client: Count = Field(2, description="pathological: classes that each client holds")
-    key: str | None = Field(None, description="natural: attribute that names the client (domain, weather, town)")
+    key: str | None = Field(
+        None, description="natural: attribute that names the client (domain, weather, town); inc: a number for expert"
+    )
     profile: Literal["linear", "square", "exponential"] = Field(
         "linear", description="quantity: how the sizes grow with the client's number"
     )
+    expert: str | None = Field(
+        None, description="inc: safetensors file of a model trained on everybody's data, whose losses say what is hard"
+    )
+    ordered: Share = Field(1.0, description="inc: share of the samples dealt by difficulty; the others by chance")
 
 
 class LabelsConfig(Block):
@@ -172,7 +173,9 @@ class ClientsConfig(Block):
     max_change: Annotated[float, Field(gt=0.0)] | None = Field(
         None, description="largest Euclidean norm of what an update changes; a larger one is refused"
     )
-    selector: Literal["uniform"] = Field("uniform", description="rule that chooses the cohort")
+    selector: str = Field("uniform", description="rule that chooses the cohort: registered name, or module:attribute")
+    selector_settings: dict[str, Any] = Field(default_factory=dict, description="settings of the selector")
+    order: OrderConfig = Field(default_factory=OrderConfig)
 
 
 class EngineConfig(Block):

@@ -38,6 +38,7 @@ class Wish:
     key: str | None
     profile: str
     balance: bool
+    ordered: float = 1.0
 
 
 Parts = tuple[Iterable[Sequence[int]], tuple[str, ...] | None]
@@ -150,13 +151,13 @@ def _pathological(wish: Wish) -> Parts:
     return parts, None
 
 
-def natural_values(attributes: Mapping[str, NDArray[Any]], key: str | None) -> NDArray[Any]:
+def natural_values(attributes: Mapping[str, NDArray[Any]], key: str | None, kind: str = "natural") -> NDArray[Any]:
     """Return the attribute `key`, or raise DataError that names those there are."""
     if key is None or key not in attributes:
         fault = "needs key, the name of an attribute" if key is None else f"found no attribute {key!r}"
         hint = did_you_mean(key, attributes) if key else ""
         has = ", ".join(attributes) or "none"
-        raise DataError(f"partition 'natural' {fault}{hint}; the data has {has}")
+        raise DataError(f"partition {kind!r} {fault}{hint}; the data has {has}")
     return attributes[key]
 
 
@@ -211,6 +212,22 @@ def _quantity(wish: Wish) -> Parts:
         ) from error
 
 
+def _inc(wish: Wish) -> Parts:
+    difficulty = natural_values(wish.attributes, wish.key, "inc")
+    if difficulty.dtype.kind not in "fiub" or not np.isfinite(difficulty).all():
+        raise DataError(
+            f"partition 'inc' needs finite numbers that say how hard each sample is; {wish.key!r} holds "
+            f"{'numbers that are not finite' if difficulty.dtype.kind == 'f' else difficulty.dtype}"
+        )
+    # The samples are shuffled already: the first ones are any ones, and equally hard ones are in any order.
+    ordered = round(wish.ordered * len(difficulty))
+    easy_first = np.argsort(difficulty[:ordered], kind="stable")
+    by_rank = np.array_split(easy_first, wish.clients)
+    # The last parts of `by_rank` may be one smaller: what is dealt by chance fills them up first.
+    by_chance = np.array_split(np.arange(ordered, len(difficulty)), wish.clients)[::-1]
+    return [np.concatenate(pair).tolist() for pair in zip(by_rank, by_chance, strict=True)], None
+
+
 def _library_seed(seed: int, purpose: str) -> int:
     return int(generator(seed, f"partition-{purpose}").integers(2**32))
 
@@ -221,4 +238,5 @@ KINDS: Mapping[str, Callable[[Wish], Parts]] = {
     "pathological": _pathological,
     "natural": _natural,
     "quantity": _quantity,
+    "inc": _inc,
 }

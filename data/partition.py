@@ -40,6 +40,11 @@ class Partition:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @classmethod
+    def empty(cls) -> "Partition":
+        """Return the partition of no samples among no clients."""
+        return cls(np.zeros(1, np.int64), np.zeros(0, np.int64))
+
     @property
     def sizes(self) -> Int64Array:
         """Samples of each client, int64 [clients]."""
@@ -74,6 +79,7 @@ def partition(
     key: str | None = None,
     profile: str = "linear",
     balance: bool = False,
+    ordered: float = 1.0,
 ) -> Partition:
     """Divide the samples with these `labels` [n] among clients; the same arguments give the same parts.
 
@@ -85,6 +91,8 @@ def partition(
     - natural: by the values of attributes[key], in sorted order. More clients than values: each value's
       samples are divided further, as evenly as possible; fewer: neighbouring values share a client.
       Without `clients` there is one for each value.
+    - inc: equal parts of rising difficulty, which is attributes[key], numbers: the first client has the easiest
+      samples. Only a share `ordered` of the samples is dealt so, the others by chance.
     - quantity: sizes grow with the client's number: linear, square or exponential (profile).
 
     Raises DataError for a wish that the samples cannot grant; it says what would help.
@@ -102,7 +110,8 @@ def partition(
         raise DataError(f"{clients} clients cannot share {len(labels)} samples; {wanted}")
     shuffled = generator(seed, "partition-order").permutation(len(labels))
     keys = {name: values[shuffled] for name, values in attributes.items()}
-    wish = Wish(labels[shuffled], keys, clients, seed, alpha, min_size, classes_per_client, key, profile, balance)
+    settings = (alpha, min_size, classes_per_client, key, profile, balance, ordered)
+    wish = Wish(labels[shuffled], keys, clients, seed, *settings)
     parts, names = KINDS[kind](wish)
     return _assemble(parts, shuffled, names)
 

@@ -3,7 +3,8 @@
     python docs/generate.py
 
 A line `{{NAME}}` of the template becomes a table: `{{data.partition}}` that of a block of the schema, `{{top}}` that of
-the top-level keys, `{{settings}}` the built-in strategies' settings, `{{models}}` the options of the built-in models.
+the top-level keys, `{{settings}}` the built-in strategies' settings, `{{models}}` the options of the built-in models,
+`{{selectors}}` the built-in selectors' settings.
 """
 
 import inspect
@@ -19,6 +20,7 @@ from pydantic import BaseModel
 from fedbox.configs import Config
 from fedbox.models import MODELS
 from fedbox.strategies.registry import find
+from fedbox.strategies.selection import find_selector
 
 DOCS = Path(__file__).resolve().parent
 _WORDS = {"integer": "whole number", "number": "number", "string": "text", "null": "null", "boolean": "true or false"}
@@ -30,7 +32,7 @@ def pages() -> dict[Path, str]:
     """Give the generated pages: path and text."""
     template = (DOCS / "configuration.md.in").read_text(encoding="utf-8")
     tables = {f"{{{{{path or 'top'}}}}}": table_of(path, model) for path, model in blocks("", Config)}
-    tables |= {"{{settings}}": strategies_table(), "{{models}}": models_table()}
+    tables |= {"{{settings}}": strategies_table(), "{{models}}": models_table(), "{{selectors}}": selectors_table()}
     lines = template.splitlines()
     missing = [name for name in tables if name not in lines]
     unknown = [line for line in lines if re.fullmatch(r"\{\{.*\}\}", line) and line not in tables]
@@ -106,6 +108,21 @@ def strategies_table() -> str:
         if not fields:
             rows.append((f"`settings.{name}`", "block", "`{}`", "no settings"))
     return table(("key", "type", "default", "meaning"), rows)
+
+
+def selectors_table() -> str:
+    """Give the settings of fedbox's own selectors."""
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    rows = []
+    for name, target in project["project"]["entry-points"]["fedbox.selectors"].items():
+        plugin = find_selector(target)
+        properties = plugin.settings.model_json_schema().get("properties", {})
+        rows.append((f"`{name}`", "", "", plugin.summary))
+        rows += [
+            (f"`{name}`: `{key}`", type_of(properties[key]), f"`{field.default}`", field.description or "")
+            for key, field in plugin.settings.model_fields.items()
+        ]
+    return table(("selector: setting", "type", "default", "meaning"), rows)
 
 
 def models_table() -> str:

@@ -24,7 +24,8 @@ from .checkpoint import Checkpoint, commit_checkpoint, draft_checkpoint, load_ch
 from .collect import Collected, Collector
 from .evaluation import client_metrics
 from .records import FAILED, Record, Records, clean
-from .roster import choose, everyone, roster_of, size_of
+from .roster import everyone, roster_of, size_of
+from .selecting import Chooser
 from .stopping import Stopper
 
 _BUFFER = "server-buffer/"
@@ -66,6 +67,7 @@ class Coordinator:
         self.records = Records(folder / "rounds.jsonl")
         self.stopper = Stopper(self.config.evaluate.stop)
         self.collector = Collector(grid, self.roster, self.half, self.config.clients)
+        self.chooser = Chooser(self.config, self.roster, self.collector)
         self.status = "running"
         self._seconds: dict[str, float] = {}
 
@@ -81,6 +83,7 @@ class Coordinator:
         self.half.restore(state)
         self.records.resume(checkpoint.round)
         self.stopper.replay(self.records.path)
+        self.chooser.replay(self.records.path)
         return checkpoint.round + 1
 
     def _own_buffers(self) -> Arrays:
@@ -101,6 +104,7 @@ class Coordinator:
     def _run_round(self, round_: int) -> None:
         began = time.perf_counter()
         self._seconds = {}
+        self.chooser.begin()
         self._seed("ask", round_)
         ask = self.half.ask(round_)
         trained = self._train(round_, ask) if ask is not None else Collected()
@@ -115,6 +119,7 @@ class Coordinator:
                 evaluated = self._evaluate(round_, list(trained.clients), metrics)
         self.stopper.see(metrics)
         record = self._record(round_, ask.phase if ask else "server", metrics, trained, evaluated)
+        self.chooser.see(clean(record))
         self._commit(record, began)
         self.callback.on_round(clean(record))
 
@@ -143,7 +148,8 @@ class Coordinator:
     def _train(self, round_: int, ask: Ask) -> Collected:
         config = self.config
         size = size_of(config.clients.per_round, len(self.roster))
-        cohort = choose(self.roster, size, config.seed, round_)
+        with self._timed("select"):
+            cohort = self.chooser.choose(round_, size, self.half)
         total = self.half.begin()
         self.callback.on_ask(round_, "train", len(cohort))
         add_seconds = 0.0
@@ -205,14 +211,16 @@ class Coordinator:
         for name, row in evaluated.clients.items():
             measured = {key: value for key, value in row.items() if key != "examples"}
             clients.setdefault(name, {}).update({**measured, "test_examples": row["examples"]})
+        probed = self.chooser.probed
         return {
             "round": round_,
             "phase": phase,
             "metrics": metrics,
             "clients": clients,
-            "bytes_up": trained.bytes_up + evaluated.bytes_up,
-            "bytes_down": trained.bytes_down + evaluated.bytes_down,
-            "failures": trained.failure_rows() + evaluated.failure_rows(),
+            "bytes_up": probed.bytes_up + trained.bytes_up + evaluated.bytes_up,
+            "bytes_down": probed.bytes_down + trained.bytes_down + evaluated.bytes_down,
+            "failures": probed.failure_rows() + trained.failure_rows() + evaluated.failure_rows(),
+            **({"asked": self.chooser.asked} if self.chooser.asked else {}),
         }
 
     def _site(self, round_: int) -> Site:

@@ -1,13 +1,10 @@
-"""Who can be asked: clients by name, whatever ids the Grid gives its nodes; and the seeded choice of a cohort."""
+"""Who can be asked: clients by name, whatever ids the Grid gives its nodes; and how many of them."""
 
 import math
 from collections.abc import Iterator
 from typing import Protocol
 
-import numpy as np
-
 from ..strategies.base import Grid, Message, RecordDict
-from ..strategies.seeds import derive
 from .stats import natural
 
 
@@ -67,12 +64,3 @@ def size_of(wanted: int | float | None, population: int) -> int:
         return population
     count = wanted if isinstance(wanted, int) else math.ceil(wanted * population - 1e-9)
     return max(1, min(int(count), population))
-
-
-def choose(roster: Roster, size: int, seed: int, round_: int) -> list[str]:
-    """Choose a cohort uniformly without replacement: a pure function of (names, seed, round), in roster order."""
-    population = len(roster)
-    if size >= population:
-        return list(everyone(roster))
-    rng = np.random.default_rng(derive(seed, "cohort", round_))
-    return [roster.name(int(number)) for number in np.sort(rng.choice(population, size, replace=False))]

@@ -13,6 +13,7 @@ import torch
 
 from ..configs import Config, ConfigError, Fault, load_config
 from ..strategies.registry import settings_faults
+from ..strategies.selection import selector_faults
 from .loop import Coordinator, RunFailedError
 
 
@@ -29,8 +30,8 @@ def check_device(name: str) -> None:
 
 
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
-    """Give the checked configuration, the strategies' settings included. Raises ConfigError, PluginError."""
-    return load_config(source, overrides, settings_faults)
+    """Give the checked configuration, the plugins' settings included. Raises ConfigError, PluginError."""
+    return load_config(source, overrides, lambda raw: [*settings_faults(raw), *selector_faults(raw)])
 
 
 @contextmanager

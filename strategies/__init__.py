@@ -15,6 +15,7 @@ from .contract import (
     Site,
     Update,
 )
+from .selection import Selector, SelectorPlugin
 
 __all__ = [
     "Arrays",
@@ -26,6 +27,8 @@ __all__ = [
     "Plugin",
     "RefusedUpdateError",
     "Samples",
+    "Selector",
+    "SelectorPlugin",
     "ServerHalf",
     "Settings",
     "Site",

@@ -74,6 +74,17 @@ class BoxSamples(Samples):
         return cast(ObjectDetector, model).loss(model(batch.x), batch.y).total
 
     @torch.no_grad()
+    def difficulty(self, model: nn.Module, batch_size: int, measure: str = "loss") -> Tensor:
+        """Give each image's loss, float32 [n], one image at a time: the loss of a batch is a mean over its boxes.
+
+        Raises ValueError for the measure `error`: a detection is not simply right or wrong.
+        """
+        if measure != "loss":
+            raise ValueError(f"clients.order.measure={measure} needs one class an image; images with boxes have: loss")
+        places = torch.split(torch.arange(len(self), device=self.truth.device), 1)
+        return torch.stack([self.loss(model, self.batch(place)).float() for place in places])
+
+    @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> Metrics:
         """Give map50, map75, map, and map50 by domain (`map50_by_domain.NAME`) and class (`map50_by_class.NAME`)."""
         found = []

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,12 +15,13 @@ from ..data.describe import ClientTable, client_table
 from ..data.partition import Partition, partition
 from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
-from ..models import FlatModel, build_model, load_weights
+from ..models import FlatModel, ModelError, build_model, load_weights
 from .box_samples import BoxSamples
 from .samples import Samples
 from .seeds import derive
 
 Index = NDArray[np.int64]
+_DIFFICULTY = "difficulty"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class Federation:
         validation, rest = holdout(labels, data.validation_share, derive(config.seed, "validation"))
         held, kept = _server_part(config, dataset, rest)
         dealt = rest[kept]
-        parts = partition(
-            labels[dealt],
-            {name: values[dealt] for name, values in dataset.train.attributes.items()},
-            seed=derive(config.seed, "partition"),
-            **data.partition.model_dump(),
-        )
+        attributes = {name: values[dealt] for name, values in dataset.train.attributes.items()}
+        dealing = data.partition.model_dump()
+        if dealing.pop("expert") is not None and data.partition.kind == "inc":
+            dealing["key"] = _DIFFICULTY
+            attributes[_DIFFICULTY] = cls(config, dataset, dealt, validation, Partition.empty()).hardness(dealt)
+        parts = partition(labels[dealt], attributes, seed=derive(config.seed, "partition"), **dealing)
         federation = cls(config, dataset, rest[held], validation, parts.mapped(dealt))
         federation.check_names("data.labels.by_client", data.labels.by_client)
         federation.check_names("model.by_client", config.model.by_client)
@@ -184,6 +185,16 @@ class Federation:
             domains=domains,
         )
 
+    def hardness(self, index: Index) -> NDArray[np.float32]:
+        """Give the losses, float32 [n], of training samples under the expert of data.partition."""
+        device = torch.device(self.config.engine.device)
+        flat = self.model(device)
+        _load_expert(flat, "data.partition.expert", self.config.data.partition.expert)
+        flat.module.eval()
+        losses = self.samples(index, device).difficulty(flat.module, self.config.evaluate.batch_size)
+        found: NDArray[np.float32] = losses.cpu().numpy()
+        return found
+
     def spec(self, client: str | None = None) -> ModelSpec:
         """Give the network of a client by its name; without one that of the server."""
         model = self.config.model
@@ -209,6 +220,24 @@ class Federation:
         if weights is not None:
             load_weights(module, weights)
         return FlatModel(module, device)
+
+
+def read_expert(key: str, file: str | None) -> dict[str, NDArray[Any]]:
+    """Give the arrays of an expert's safetensors file. Raises ModelError, which names the key."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(str(file)))
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{key}: {file} cannot be read as safetensors: {error}") from error
+
+
+def _load_expert(flat: FlatModel, key: str, file: str | None) -> None:
+    try:
+        flat.load(read_expert(key, file))
+    except ModelError as error:
+        raise ModelError(f"{key}: {file} does not fit the model: {error}") from error
 
 
 def _server_part(config: Config, dataset: DataSet | BoxSet, rest: Index) -> tuple[Index, Index]:

@@ -34,9 +34,9 @@ class Listing:
     problem: str = ""
 
 
-def registered() -> dict[str, EntryPoint]:
-    """Give the registered strategies by name; nothing is imported."""
-    return {point.name: point for point in sorted(entry_points(group=GROUP), key=lambda point: point.name)}
+def registered(group: str = GROUP) -> dict[str, EntryPoint]:
+    """Give the registered strategies, or what else a group holds, by name; nothing is imported."""
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
 
 
 def find(name: str) -> Plugin:
@@ -57,14 +57,20 @@ def find(name: str) -> Plugin:
     )
 
 
-def _checked(target: str, told: str) -> Plugin:
+def imported(kind: str, told: str, target: str) -> Any:
+    """Give the value that `module:attribute` names. Raises PluginError, which says what `kind` of plugin it is."""
     module_name, _, attribute = target.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
         for step in attribute.split("."):
             value = getattr(value, step)
     except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its fault, to be told by name
-        raise PluginError(f"strategy {told} cannot be imported: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{kind} {told} cannot be imported: {type(error).__name__}: {error}") from error
+    return value
+
+
+def _checked(target: str, told: str) -> Plugin:
+    value = imported("strategy", told, target)
     if not isinstance(value, Plugin):
         raise PluginError(f"strategy {told} is a {type(value).__name__}, not a fedbox.strategies.Plugin")
     breaches = [

@@ -56,6 +56,7 @@ class Samples:
     ) -> None:
         # A copy: the arrays may be read-only memory that other processes share. What lies in a file stays there.
         self._bytes = images if isinstance(images, Rows) else torch.from_numpy(images.copy()).to(device)
+        self.known = labelled
         self.truth = torch.from_numpy(labels.copy()).to(device)
         self.y = self.truth if labelled else torch.full_like(self.truth, -1)
         self._mean = torch.tensor(list(mean), device=device).view(1, -1, 1, 1)
@@ -115,6 +116,19 @@ class Samples:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Give the supervised loss of a batch, a scalar; here: cross-entropy."""
         return functional.cross_entropy(model(batch.x), batch.y)
+
+    @torch.no_grad()
+    def difficulty(self, model: nn.Module, batch_size: int, measure: str = "loss") -> Tensor:
+        """Give each sample's loss, float32 [n], or with `error` 0 where the model is right, else 1.
+
+        The samples are labelled, the model is in eval mode.
+        """
+        found = []
+        for index in torch.split(torch.arange(len(self), device=self.truth.device), batch_size):
+            scores, y = model(self.x(index)), self.y[index]
+            wrong = (scores.argmax(1) != y).float()
+            found.append(wrong if measure == "error" else functional.cross_entropy(scores, y, reduction="none"))
+        return torch.cat(found)
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> Metrics:

@@ -14,6 +14,7 @@ from ..configs import TrainConfig
 from ..models import BufferPolicy, FlatModel, shared_names
 from .exact import Arrays
 from .optim import lr_factor, make_optimizer, set_lr
+from .order import Order
 from .samples import Batch, Metrics, Samples
 from .seeds import derive, generator
 
@@ -71,6 +72,7 @@ class Site:
     state: Arrays = field(default_factory=dict)
     build: Callable[[], FlatModel] | None = None
     population: int = 0
+    order: Order | None = None
 
     def __post_init__(self) -> None:
         self.generator = generator(self.seed, "site", self.round, self.phase, self.name)
@@ -216,8 +218,24 @@ class Site:
         view: View | None = None,
         batch_size: int | None = None,
     ) -> Iterator[Batch]:
-        """Give shuffled batches for so many epochs or exactly so many steps; see `fit` for what may be given."""
+        """Give shuffled batches for so many epochs or exactly so many steps; see `fit` for what may be given.
+
+        Where `clients.order` asks for it, labelled samples come in that order, in as many steps as without.
+        """
         view = self.train_config.view if view is None else view
+        if self.order is not None:
+            self.order.begin(self.flat)
+        if self.order is not None and samples.known and len(samples):
+            for index in self.order.batches(
+                samples,
+                self.flat,
+                size=batch_size or self.train_config.batch_size,
+                total=self.steps(len(samples), epochs, steps, batch_size),
+                measured=self.batch_size,
+                generator=self.generator,
+            ):
+                yield self._viewed(samples, index.to(self.device), view)
+            return
         steps = self.train_config.steps if steps is None and epochs is None else steps
         epochs = self.train_config.epochs if epochs is None else epochs
         size, done = batch_size or self.train_config.batch_size, 0

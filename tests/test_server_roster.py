@@ -11,11 +11,18 @@ from hypothesis import strategies as st
 from fedbox.configs import StopConfig
 from fedbox.server.collect import Collected, Failure
 from fedbox.server.evaluation import client_metrics, spread
-from fedbox.server.roster import NamedRoster, choose, everyone, size_of
+from fedbox.server.roster import NamedRoster, Roster, everyone, size_of
+from fedbox.server.selecting import Names
 from fedbox.server.stats import natural
 from fedbox.server.stopping import Stopper
+from fedbox.strategies import Settings
+from fedbox.strategies.selectors import Uniform
 
 NAMES = st.lists(st.text(min_size=1, max_size=6) | st.from_regex(r"[ab]-?0?[0-9]{1,2}", fullmatch=True), unique=True)
+
+
+def choose(roster: Roster, size: int, seed: int, round_: int) -> list[str]:
+    return list(Uniform(Settings(), Names(roster), seed, 10).choose(round_, size, {}))
 
 
 @given(NAMES, st.integers(1, 12), st.integers(0, 2**63 - 1), st.integers(1, 1000), st.randoms())
