@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .client import commands as client_commands
 from .server import commands as server_commands
+from .simulations.compare_command import compare
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -215,6 +216,7 @@ for command in (
     client_commands.status,
     server_commands.certs,
     server_commands.pack,
+    compare,
 ):
     app.command()(command)
 

@@ -1,0 +1,172 @@
+"""A comparison as files: Markdown, CSV, LaTeX, HTML, and the picture of its curves."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from .checkpoint import write_atomic
+from .compare import CompareRow, Target
+from .curves import all_series, curve_charts, metric_curve
+from .groups import Group
+from .stats import ABSENT, duration, human_bytes, number, plus_minus
+from .svg import COLOURS, DASHES
+
+_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", ABSENT: "--", ">=": r"$\geq$"}
+_TEX |= {"<=": r"$\leq$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+
+
+def headings(metric: str, target: Target | None) -> list[str]:
+    """Give the heads of the table's columns."""
+    heads = ["", "seeds", f"{metric}, mean ± std", "95 % interval", "difference", "its 95 % interval"]
+    heads += ["p, paired t", "p, sign flips"]
+    return heads + ([f"reached {target}", "rounds to it", "bytes to it", "time to it"] if target else [])
+
+
+def cells(rows: Sequence[CompareRow]) -> list[list[str]]:
+    """Give the table's rows as text; p-values are those after Holm's correction."""
+    table = []
+    for row in rows:
+        line = [row.label, str(len(row.seeds)), plus_minus(row.mean, row.std), _span(row.low, row.high)]
+        line += [_signed(row.difference), _span(row.difference_low, row.difference_high)]
+        line += [_p(row.p_t_holm), _p(row.p_flip_holm)]
+        if cost := row.cost:
+            line += [f"{cost.reached} of {cost.runs}", _rounds(cost.rounds)]
+            line += [human_bytes(cost.bytes), duration(cost.seconds)]
+        table.append(line)
+    return table
+
+
+def _span(low: float, high: float) -> str:
+    return f"{number(low)} to {number(high)}" if math.isfinite(low) else ABSENT
+
+
+def _signed(value: float) -> str:
+    return ABSENT if math.isnan(value) else ("+" if value > 0 else "") + number(value)
+
+
+def _rounds(value: float) -> str:
+    return ABSENT if math.isnan(value) else f"{value:.1f}".removesuffix(".0")
+
+
+def _p(value: float) -> str:
+    return ABSENT if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def explain(rows: Sequence[CompareRow], metric: str, target: Target | None) -> list[str]:
+    """Say in sentences how the table's figures were made and what limits them."""
+    fewest = min((len(row.seeds) for row in rows), default=0)
+    many = len(rows) > 2
+    text = [
+        f"{metric} is that of the last round. Mean and sample standard deviation over seeds; Student's t interval.",
+        f"Differences are those to {rows[0].label}, seed by seed. Two-sided p-values of the paired t-test (normal "
+        "differences) and of the exact sign-flip permutation test (symmetric ones)"
+        + (f", each corrected by Holm's method over {len(rows) - 1} rows." if many else "."),
+    ]
+    if 2 <= fewest <= 16:
+        text.append(f"With {fewest} seeds no sign-flip p-value is below {2 / 2**fewest:.3g} before the correction.")
+    if fewest < 2:
+        text.append("One seed has no deviation, no interval and no test; take at least three, better five.")
+    if target:
+        text.append("Rounds, bytes and time to the target are means over the runs that reached it.")
+    return text
+
+
+def markdown(rows: Sequence[CompareRow], metric: str, target: Target | None) -> str:
+    """Give the table in Markdown, with the sentences below."""
+    lines = [headings(metric, target), ["---"] * len(headings(metric, target)), *cells(rows)]
+    table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+    return table + "\n\n" + "\n".join(explain(rows, metric, target)) + "\n"
+
+
+def csv_text(rows: Sequence[CompareRow]) -> str:
+    """Give all figures at full precision, raw p-values too; an empty cell is an unknown figure."""
+    names = ["label", "seeds", "mean", "std", "low", "high", "difference", "difference_low", "difference_high"]
+    names += ["p_t", "p_t_holm", "p_flip", "p_flip_holm"]
+    cost = ["reached", "runs", "rounds", "bytes", "seconds"] if rows and rows[0].cost else []
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(names + ([f"target_{name}" for name in cost]))
+    for row in rows:
+        values = [" ".join(row.seeds) if name == "seeds" else getattr(row, name) for name in names]
+        values += [getattr(row.cost, name) for name in cost]
+        writer.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in values])
+    return out.getvalue()
+
+
+def latex(rows: Sequence[CompareRow], metric: str, target: Target | None) -> str:
+    """Give the table in LaTeX, for the package booktabs; the sentences stand in comments."""
+    head, *body = ([_tex(cell) for cell in line] for line in [headings(metric, target), *cells(rows)])
+    lines = [f"% {sentence}" for sentence in explain(rows, metric, target)]
+    lines += [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
+    lines += [" & ".join(line) + r" \\" for line in body]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _tex(text: str) -> str:
+    text = text.replace("\\", "/")
+    for sign in sorted(_TEX, key=lambda sign: sign not in "{}"):  # braces first: the others bring their own
+        text = text.replace(sign, _TEX[sign])
+    return text
+
+
+def html(rows: Sequence[CompareRow], groups: Sequence[Group], metric: str, target: Target | None) -> str:
+    """Give one self-contained page: the table, the sentences, the curves with their bands."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    files = resources.files(__package__)
+    loader = FunctionLoader(lambda name: files.joinpath(name).read_text("utf-8"))
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader)
+    return jinja.get_template("compare.html").render(
+        title=f"{metric} of {len(rows)} rows",
+        headings=headings(metric, target),
+        cells=cells(rows),
+        sentences=explain(rows, metric, target),
+        groups=groups,
+        charts=curve_charts(groups, metric).main,
+        examples=([], {}),  # the styles are the report's, which may hold pictures
+        dashes=DASHES,
+        colours=COLOURS,
+    )
+
+
+def picture(groups: Sequence[Group], metric: str) -> bytes:
+    """Draw the metric over rounds as a PNG: a line for the mean over seeds, a band of one deviation to either side."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for one in all_series(groups, metric_curve(metric)):
+        y, spread = np.asarray(one.y), np.nan_to_num(np.asarray(one.spread))
+        (line,) = axes.plot(one.x, y, label=one.label, linestyle=("-", "--", "-.", ":")[one.index % 4])
+        axes.fill_between(one.x, y - spread, y + spread, alpha=0.2, linewidth=0, color=line.get_color())
+    axes.set_xlabel("round")
+    axes.set_ylabel(metric)
+    axes.grid(visible=True, alpha=0.3)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
+    return out.getvalue()
+
+
+def write_comparison(
+    folder: Path, groups: Sequence[Group], rows: Sequence[CompareRow], metric: str, target: Target | None
+) -> list[Path]:
+    """Write compare.md, .csv, .tex, .html and .png into a folder; give their paths."""
+    texts = {
+        "md": markdown(rows, metric, target),
+        "csv": csv_text(rows),
+        "tex": latex(rows, metric, target),
+        "html": html(rows, groups, metric, target),
+    }
+    files = {folder / f"compare.{kind}": text.encode(errors="replace") for kind, text in texts.items()}
+    files[folder / "compare.png"] = picture(groups, metric)
+    for path, data in files.items():
+        write_atomic(path, data)
+    return list(files)

@@ -1,0 +1,145 @@
+"""`fedbox compare`: the grid of configurations, swept values and seeds, each a plain run in a folder of its own."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..configs import Config, ConfigError, Fault
+from ..server.checkpoint import differences
+from ..server.compare import CompareRow, Target, compare_rows
+from ..server.compare_files import write_comparison
+from ..server.folder import FolderError
+from ..server.groups import Group, main_metric
+from ..server.loop import RunFailedError
+from ..server.report import write_report
+from ..server.runs import load_run
+from .run import check, run_config
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid: its row, its checked configuration, its folder."""
+
+    label: str
+    config: Config
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the folder holds the finished run. Raises FolderError if it holds another one."""
+        if not (self.folder / "config.yaml").is_file():
+            return False
+        try:
+            before = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+            path = self.folder / "summary.json"
+            summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        except (ValueError, yaml.YAMLError) as error:
+            raise FolderError(f"{self.folder} is damaged ({error}); remove it, or give another --out") from error
+        other = differences(before, self.config.model_dump(mode="json"))
+        if summary.get("rounds", 0) > self.config.rounds:
+            other.append(f"rounds: the folder has {summary['rounds']}, this run wants {self.config.rounds}")
+        if other:
+            lines = "\n".join(f"  {line}" for line in other)
+            raise FolderError(f"{self.folder} holds a run of another configuration; give another --out:\n{lines}")
+        whole = summary.get("status") == "completed" and summary.get("rounds") == self.config.rounds
+        return whole or summary.get("status") == "stopped"
+
+
+def grid(
+    sources: Sequence[str], changes: Sequence[str], sweeps: Sequence[str], seeds: Sequence[int], out: Path
+) -> list[Cell]:
+    """Give the runs, row by row. Raises ConfigError, also for a sweep that cannot be read."""
+    axes = [_axis(text) for text in sweeps]
+    cells: list[Cell] = []
+    labels: list[str] = []
+    for source, values in itertools.product(sources, itertools.product(*axes)):
+        parts = [f"{key.split('.')[-1]}={value}" if key != "strategy" else value for key, value in values]
+        if len(sources) > 1 or not parts:
+            parts.insert(0, Path(source).stem)
+        label = ", ".join(parts)
+        if label in labels:
+            raise ConfigError("compare", [Fault(label, "stands twice in the grid; name each row once")])
+        labels.append(label)
+        given = [*changes, *(f"{key}={value}" for key, value in values)]
+        place = out / f"{len(labels):02d}-{re.sub(r'[^A-Za-z0-9._=-]+', '-', label)}"
+        cells += [Cell(label, check(source, [*given, f"seed={s}"]), place / f"seed-{s}") for s in seeds]
+    return cells
+
+
+def _axis(text: str) -> list[tuple[str, str]]:
+    """Read `key=a,b,c`; commas inside brackets do not part values."""
+    key, sign, values = text.partition("=")
+    found = re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|[^,\[{])+", values)
+    if not sign or not key.strip() or not found:
+        raise ConfigError("compare", [Fault(text, "a sweep is written key=a,b,c, as strategy=fedavg,fedprox")])
+    return [(key.strip(), value.strip()) for value in found]
+
+
+def read_seeds(text: str) -> list[int]:
+    """Read `5` as the seeds 0 to 4, and `3,7,11` as those three."""
+    try:
+        seeds = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        seeds = []
+    seeds = list(range(seeds[0])) if "," not in text and seeds else seeds
+    if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ConfigError("compare", [Fault("--seeds", f"got '{text}'; allowed: a number from 1, or seeds as 3,7,11")])
+    return seeds
+
+
+def read_target(text: str) -> Target:
+    """Read `accuracy=0.9`."""
+    metric, _, value = text.partition("=")
+    try:
+        return Target(metric.strip(), float(value))
+    except ValueError:
+        fault = Fault("--target", f"got '{text}'; allowed: METRIC=NUMBER, as accuracy=0.9")
+        raise ConfigError("compare", [fault]) from None
+
+
+def run_grid(cells: Sequence[Cell], tell: Tell, *, progress: bool = True) -> list[str]:
+    """Run what is missing, going on where a run was broken off; give what failed. Ctrl-C passes through."""
+    todo = [cell for cell in cells if not cell.done]
+    if len(todo) < len(cells):
+        tell(f"{len(cells) - len(todo)} of {len(cells)} runs are there already")
+    failed = []
+    for number, cell in enumerate(todo, start=1):
+        tell(f"[{number} of {len(todo)}] {cell.label}, seed {cell.config.seed}")
+        resume = (cell.folder / "config.yaml").is_file()
+        try:
+            run_config(cell.config, out=cell.folder, resume=resume, progress=progress, report=False)
+        except RunFailedError as error:
+            failed.append(f"{cell.label}, seed {cell.config.seed}: {error}")
+    return failed
+
+
+def summarize(
+    cells: Sequence[Cell], out: Path, target: Target | None = None, metric: str | None = None
+) -> tuple[list[CompareRow], str, list[Path]]:
+    """Compare the runs that are there; give the rows, the metric, and the files that were written into `out`."""
+    there = [cell for cell in cells if (cell.folder / "summary.json").is_file()]
+    runs = [(cell.label, load_run(cell.folder)) for cell in there]
+    if not runs:
+        raise RunFailedError("no run of the grid left a summary; look at the failures above")
+    labels = list(dict.fromkeys(label for label, _ in runs))
+    members: dict[str, list[Any]] = {label: [run for own, run in runs if own == label] for label in labels}
+    groups = [Group(i, label, tuple(members[label])) for i, label in enumerate(labels)]
+    chosen = metric or main_metric([run for _, run in runs])
+    known = {name for _, run in runs for record in run.rounds for name in record.metrics}
+    for option, name in (("--metric", chosen), ("--target", target.metric if target else chosen)):
+        if name not in known:
+            raise ConfigError(
+                "compare", [Fault(option, f"no run recorded '{name}'; there are {', '.join(sorted(known))}")]
+            )
+    rows = compare_rows(groups, chosen, target)
+    files = write_comparison(out, groups, rows, chosen, target)
+    files.append(write_report([cell.folder for cell in there], out / "report.html"))
+    return rows, chosen, files

@@ -1,0 +1,120 @@
+"""`fedbox compare`: its statistics against scipy, its grid, its files, and that it does only what is missing."""
+
+import csv
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs_for_tests import Tags, make_run
+from scipy import stats  # type: ignore[import-untyped]
+
+from fedbox.configs import ConfigError
+from fedbox.server.compare import Target, compare_rows
+from fedbox.server.compare_files import write_comparison
+from fedbox.server.folder import FolderError
+from fedbox.server.groups import Group
+from fedbox.server.paired import holm, paired_t, sign_flip, t_interval, t_quantile, t_two_sided
+from fedbox.server.runs import load_run
+from fedbox.simulations.compare import grid, read_seeds, read_target, run_grid, summarize
+
+TOY = ["rounds=2", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "engine.workers=1"]
+VALUES = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=9)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 7, 10, 29])
+def test_students_distribution_is_scipys(df: int) -> None:
+    for t in (0.0, 0.3, 1.0, 2.5, -8.0):
+        assert t_two_sided(t, df) == pytest.approx(2 * stats.t.sf(abs(t), df), abs=1e-12)
+    for confidence in (0.5, 0.95, 0.99):
+        assert t_quantile(confidence, df) == pytest.approx(stats.t.ppf((1 + confidence) / 2, df), rel=1e-9)
+
+
+@given(VALUES)
+@settings(deadline=None, max_examples=60)
+def test_interval_and_tests_are_scipys(values: list[float]) -> None:
+    if np.std(values) < 1e-6:
+        return
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert t_interval(values) == pytest.approx((low, high), rel=1e-6, abs=1e-9)
+    assert paired_t(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-6, abs=1e-11)
+
+
+def test_sign_flips_are_scipys_exact_permutation_test() -> None:
+    for seed in range(5):
+        values = np.random.default_rng(seed).normal(0.3, 1, 7).round(3)
+        wanted = stats.permutation_test(
+            (values, np.zeros(7)), lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf
+        )
+        assert sign_flip(list(values)) == pytest.approx(wanted.pvalue)
+    assert sign_flip([0.1, 0.2, 0.3, 0.1, 0.4]) == 0.0625
+    assert math.isnan(sign_flip([]))
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, math.nan, 0.04, 0.03])[::2] == pytest.approx([0.03, 0.06])
+    assert holm([0.01, math.nan, 0.04, 0.03])[3] == pytest.approx(0.06)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def _group(folder: Path, index: int, label: str, finals: list[float]) -> Group:
+    runs = [make_run(folder / f"{label}-{i}", [0.5, value], seed=i, name=label) for i, value in enumerate(finals)]
+    return Group(index, label, tuple(load_run(run) for run in runs))
+
+
+def test_rows_pair_by_seed_and_count_the_cost(tmp_path: Path) -> None:
+    groups = [_group(tmp_path, 0, "a_%", [0.6, 0.7, 0.8]), _group(tmp_path, 1, "b", [0.7, 0.9, 0.85])]
+    first, second = compare_rows(groups, "accuracy", Target("accuracy", 0.8))
+    assert (first.mean, second.mean) == pytest.approx((0.7, 0.8166667))
+    assert second.difference == pytest.approx(0.1166667)
+    assert second.p_t == pytest.approx(stats.ttest_rel([0.7, 0.9, 0.85], [0.6, 0.7, 0.8]).pvalue)
+    assert math.isnan(first.p_t)
+    assert first.cost is not None
+    assert (first.cost.reached, first.cost.runs, first.cost.rounds) == (1, 3, 2)
+    assert (first.cost.bytes, first.cost.seconds) == (8000, 2)
+    files = {p.suffix: p for p in write_comparison(tmp_path, groups, [first, second], "accuracy", None)}
+    assert float(list(csv.DictReader(files[".csv"].open()))[1]["p_t"]) == pytest.approx(second.p_t)
+    assert r"a\_\%" in files[".tex"].read_text()
+    assert files[".png"].read_bytes().startswith(b"\x89PNG")
+    assert len(files[".md"].read_text().splitlines()[0].split("|")) == 10
+    assert {tag for tag, _ in Tags(files[".html"].read_text()).seen} >= {"table", "svg", "h1"}
+
+
+def test_it_does_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = (["quickstart"], TOY, ["strategy=fedavg,local"])
+    cells = grid(*given, [0, 1], tmp_path)
+    assert [(cell.label, cell.config.seed) for cell in cells] == [
+        ("fedavg", 0), ("fedavg", 1), ("local", 0), ("local", 1)
+    ]  # fmt: skip
+    assert run_grid(cells[:3], lambda _: None, progress=False) == []
+    before = {cell.folder: (cell.folder / "summary.json").stat().st_mtime_ns for cell in cells[:3]}
+    time.sleep(0.01)
+    told: list[str] = []
+    assert run_grid(cells, told.append, progress=False) == []
+    assert told == ["3 of 4 runs are there already", "[1 of 1] local, seed 1"]
+    assert before == {folder: (folder / "summary.json").stat().st_mtime_ns for folder in before}
+    rows, metric, files = summarize(cells, tmp_path)
+    assert (metric, [len(row.seeds) for row in rows]) == ("accuracy", [2, 2])
+    assert all(path.is_file() for path in files)
+    other = grid(["quickstart"], [*TOY, "train.lr=0.01"], given[2], [0, 1], tmp_path)
+    with pytest.raises(FolderError, match=r"train\.lr"):
+        run_grid(other, lambda _: None, progress=False)
+
+
+def test_bad_words_are_told() -> None:
+    assert (read_seeds("3"), read_seeds("3,7")) == ([0, 1, 2], [3, 7])
+    for text in ("0", "x", "1,1", "-2"):
+        with pytest.raises(ConfigError, match="--seeds"):
+            read_seeds(text)
+    with pytest.raises(ConfigError, match="METRIC=NUMBER"):
+        read_target("accuracy")
+    with pytest.raises(ConfigError, match="key=a,b,c"):
+        grid(["quickstart"], [], ["strategy"], [0], Path("x"))
+    with pytest.raises(ConfigError, match="twice"):
+        grid(["quickstart", "quickstart"], [], [], [0], Path("x"))
+    assert [
+        c.config.model.family for c in grid(["quickstart"], [], ["settings.fedprox={mu: 1},{mu: 2}"], [0], Path("x"))
+    ]
