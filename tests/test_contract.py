@@ -44,7 +44,7 @@ BOXES: dict[str, Any] = {
         "test_share": 0.2,
     },
     "model": "detector",
-    "train": {"epochs": 2, "batch_size": 8, "optimizer": "adamw", "lr": 0.004},
+    "train": {"epochs": 1, "batch_size": 8, "optimizer": "adamw", "lr": 0.004},
     "settings": {
         "adabn": {"warmup": 3},
         "ema-teacher": {"warmup": 2, "low": 0.0, "high": 0.01},
