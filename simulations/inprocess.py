@@ -1,4 +1,4 @@
-"""The in-process engine: a Flower Grid that drives the unmodified ClientApp, here or in a pool of workers."""
+"""A Flower Grid that drives the unmodified ClientApp: here, in a pool of workers, or in the actors of a Ray cluster."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ from ..client.app import app as client_app
 from ..strategies.base import Message, RecordDict, run_config, with_id
 from ..strategies.federation import Federation
 from .driver import RUN_ID, App, context_for, drive
-from .pool import Pool
+from .pool import Workers
 
 _FIRST_NODE = 2  # node 1 is the server
 
@@ -45,7 +45,7 @@ class InProcessGrid(Grid):
         clients: int,
         config_json: str,
         folder: str,
-        pool: Pool | None = None,
+        pool: Workers | None = None,
         app: App = client_app,
     ) -> None:
         self.roster = PopulationRoster(clients)
