@@ -1,4 +1,4 @@
-"""The command line: `fedbox run`, `strategies`, `configs`, `data`, `report`.
+"""The command line: `fedbox run`, `serve`, `join` and the commands around them.
 
 Exit codes: 0 all went well; 1 the run failed or broke off; 2 the command or the configuration is at fault; 3 data or
 model; 4 a strategy; 5 a run's folder or checkpoint; 130 stopped by Ctrl-C or SIGTERM. Heavy imports stand inside the
@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from . import __version__
+from .client import commands as client_commands
+from .server import commands as server_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -205,6 +207,16 @@ def report(
 
     target = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
     typer.echo(f"report: {write_report(folders, target)}")
+
+
+for command in (
+    server_commands.serve,
+    client_commands.join,
+    client_commands.status,
+    server_commands.certs,
+    server_commands.pack,
+):
+    app.command()(command)
 
 
 def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:

@@ -26,11 +26,11 @@ from fedbox.data.box_views import BoxViews, Targets
 from fedbox.models import build_model
 from fedbox.models.detections import Detections
 from fedbox.models.detector import Detector
-from fedbox.simulations.driver import RUN_ID
 from fedbox.simulations.run import check
 from fedbox.strategies.base import identity
 from fedbox.strategies.box_samples import BoxSamples
 from fedbox.strategies.federation import Federation
+from fedbox.strategies.grids import RUN_ID
 from fedbox.strategies.seeds import generator
 
 CLIENTS, IMAGES, SIZE, BATCH, LR, EMA = 3, 64, 128, 16, 0.002, 0.9

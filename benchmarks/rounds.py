@@ -25,9 +25,9 @@ from contest import NEVER, Contestant, Fedbox, Weights, difference, machine
 from fedbox.configs import Config, load_config
 from fedbox.models import build_model
 from fedbox.server.memory import peak_rss_mb
-from fedbox.simulations.driver import RUN_ID
 from fedbox.strategies.base import identity
 from fedbox.strategies.federation import Federation
+from fedbox.strategies.grids import RUN_ID
 from fedbox.strategies.seeds import generator
 
 CLIENTS, IMAGES, SIZE, BATCH, LR = 20, 100, 28, 20, 0.05

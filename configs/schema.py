@@ -163,6 +163,15 @@ class ClientsConfig(Block):
     timeout: Annotated[float, Field(gt=0.0)] | None = Field(
         None, description="seconds after which a round no longer waits for its clients"
     )
+    late: Literal["drop", "use"] = Field(
+        "drop", description="over gRPC: what becomes of an update that comes after its round was closed"
+    )
+    staleness: Annotated[float, Field(ge=0.0)] = Field(
+        0.5, description="late=use: an update s rounds late counts (1 + s) ** -staleness of its examples"
+    )
+    max_change: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="largest Euclidean norm of what an update changes; a larger one is refused"
+    )
     selector: Literal["uniform"] = Field("uniform", description="rule that chooses the cohort")
 
 
@@ -172,9 +181,7 @@ class RayConfig(Block):
     address: str | None = Field(
         None, description="cluster to join: host:port, or auto for the one of this machine; null: start one here"
     )
-    actors: Count | None = Field(
-        None, description="actors, each with a model; null: as many as there is room for"
-    )
+    actors: Count | None = Field(None, description="actors, each with a model; null: as many as there is room for")
     cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="cores that an actor claims; it computes on one")
     gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs that an actor claims; 0.5: two share one")
 

@@ -4,6 +4,7 @@ The run configuration holds `fedbox` (the configuration as JSON) and `folder` (w
 that is there already goes on).
 """
 
+import time
 from pathlib import Path
 
 import torch
@@ -15,8 +16,9 @@ from ..strategies.base import read_run_config
 from ..strategies.federation import Federation
 from ..strategies.registry import find
 from .folder import RunFolder, default_folder
-from .loop import Coordinator
+from .loop import Coordinator, RunFailedError
 from .outcome import finish
+from .session import conduct
 
 app = ServerApp()
 
@@ -31,10 +33,22 @@ def main(grid: Grid, context: Context) -> None:
     resume = (path / "config.yaml").is_file()
     place = RunFolder(path, resume)
     try:
-        coordinator = Coordinator(Federation.prepare(config), find(config.strategy), grid, path)
+        federation = Federation.prepare(config)
+        await_nodes(grid, len(federation))
+        coordinator = Coordinator(federation, find(config.strategy), grid, path)
         first = coordinator.restore() if resume else 1
         place.write_config(config)
-        coordinator.run(first)
-        finish(coordinator, place, coordinator.status)
+        conduct(coordinator, first, lambda status: finish(coordinator, place, status))
     finally:
         place.close()
+
+
+def await_nodes(grid: Grid, wanted: int, seconds: float = 600.0) -> None:
+    """Wait until so many nodes are there: Flower starts the ServerApp before they are. Raises RunFailedError."""
+    last = time.monotonic() + seconds
+    while (count := len(list(grid.get_node_ids()))) < wanted:
+        if time.monotonic() > last:
+            raise RunFailedError(
+                f"{count} of {wanted} nodes came within {seconds:g} s; start a SuperNode for each client"
+            )
+        time.sleep(1.0)

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
 
+from ..configs import ClientsConfig
 from ..strategies.base import (
     ERROR_KINDS,
     Grid,
@@ -19,7 +20,7 @@ from ..strategies.base import (
 )
 from ..strategies.contract import Ask, RefusedUpdateError, ServerHalf, Update
 from ..strategies.exact import SumRangeError
-from .roster import Roster
+from .roster import Roster, everyone
 from .stats import natural
 from .validate import check_update
 
@@ -41,6 +42,8 @@ class Collected:
     failures: list[Failure] = field(default_factory=list)
     bytes_up: int = 0
     bytes_down: int = 0
+    late: int = 0
+    """Updates of earlier rounds that were used."""
 
     def sort(self) -> None:
         """Put clients and failures in the order of their names, whatever the order of arrival was."""
@@ -65,7 +68,8 @@ class Collected:
         """Give the mean of every metric that clients gave, weighted by their examples."""
         names = sorted({name for row in self.clients.values() for name in row} - {"examples"})
         means = {name: self.mean(name) for name in names}
-        return {name: value for name, value in means.items() if value is not None}
+        late = {"late_updates": float(self.late)} if self.late else {}
+        return {name: value for name, value in means.items() if value is not None} | late
 
     def failure_rows(self) -> list[dict[str, str]]:
         """Give the failures as plain mappings."""
@@ -75,11 +79,13 @@ class Collected:
 class Collector:
     """Carries asks to clients and updates back over any Flower Grid."""
 
-    def __init__(self, grid: Grid, roster: Roster, half: ServerHalf, timeout: float | None) -> None:  # type: ignore[type-arg]
+    def __init__(self, grid: Grid, roster: Roster, half: ServerHalf[Any], clients: ClientsConfig) -> None:
         self.grid = grid
         self.roster = roster
         self.half = half
-        self.timeout = timeout
+        self.clients = clients
+        self.timeout = clients.timeout
+        self._late = clients.late == "use" and hasattr(grid, "late_replies")
 
     def collect(
         self,
@@ -98,7 +104,10 @@ class Collector:
         result = Collected()
         names = {self.roster.node(name): name for name in cohort}
         waiting = set(cohort)
-        for reply in exchange(self.grid, self._messages(kind, round_, ask, cohort, result), self.timeout):
+        if self._late and kind == "train":
+            self._use_late(round_, use, result)
+        messages = self._messages(kind, round_, ask, cohort, result)
+        for reply in exchange(self.grid, messages, self.timeout, self._late and kind == "train"):
             name = names.get(reply.metadata.src_node_id)
             if name is None or name not in waiting:
                 continue  # not of this cohort, or a second reply of the same client
@@ -109,6 +118,23 @@ class Collector:
         result.failures += [Failure(name, "timeout", limit) for name in waiting]
         result.sort()
         return result
+
+    def _use_late(self, round_: int, use: Callable[[str, Update], None], result: Collected) -> None:
+        """Use updates of earlier rounds: each counts less, the later it is."""
+        names = {self.roster.node(name): name for name in everyone(self.roster)}
+        for reply in self.grid.late_replies():  # type: ignore[attr-defined]
+            name = names[reply.metadata.src_node_id]
+            factor = (1.0 + round_ - int(reply.metadata.group_id)) ** -self.clients.staleness
+
+            def aged(client: str, update: Update, factor: float = factor) -> None:
+                examples = max(1, round(update.examples * factor)) if update.examples else 0
+                use(client, replace(update, examples=examples))
+
+            late = Collected()
+            self._take(name, reply, self.half.expects(), aged, late)
+            result.bytes_up += late.bytes_up
+            result.failures += late.failures
+            result.late += len(late.clients)
 
     def _messages(
         self, kind: str, round_: int, ask: Ask, cohort: Iterable[str], result: Collected
@@ -134,7 +160,7 @@ class Collector:
         try:
             result.bytes_up += _size(reply)
             update = read_update(reply.content)
-            check_update(update, expects)
+            check_update(update, expects, self.clients.max_change if expects else None)
             use(name, update)
         except (WireError, RefusedUpdateError, SumRangeError) as error:
             result.failures.append(Failure(name, "refused", str(error)))
@@ -150,10 +176,12 @@ def _size(reply: Message) -> int:
         raise WireError(f"the reply cannot be sent: {error}") from error
 
 
-def exchange(grid: Grid, messages: Iterable[Message], timeout: float | None) -> Iterator[Message]:
+def exchange(
+    grid: Grid, messages: Iterable[Message], timeout: float | None, keep_late: bool = False
+) -> Iterator[Message]:
     """Give the replies as they come: from our Grids one by one, from any other when all are there."""
     stream = getattr(grid, "stream", None)
     if stream is not None:
-        yield from stream(messages, timeout=timeout)
+        yield from stream(messages, timeout=timeout, **({"keep_late": True} if keep_late else {}))
     else:
         yield from grid.send_and_receive(list(messages), timeout=timeout)

@@ -58,14 +58,14 @@ class Coordinator:
         self.device = torch.device(self.config.engine.device)
         self.flat: FlatModel = federation.model(self.device)
         self._samples: dict[str, Samples] = {}
+        self.roster = roster_of(grid)
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
         self.half = plugin.server(settings, self._site(0))
         self.committed: Arrays = self.half.weights
         """The weights after the last round that was recorded: those of a run that fails or is stopped."""
         self.records = Records(folder / "rounds.jsonl")
         self.stopper = Stopper(self.config.evaluate.stop)
-        self.roster = roster_of(grid)
-        self.collector = Collector(grid, self.roster, self.half, self.config.clients.timeout)
+        self.collector = Collector(grid, self.roster, self.half, self.config.clients)
         self.status = "running"
         self._seconds: dict[str, float] = {}
 
@@ -242,7 +242,7 @@ class Coordinator:
             batch_size=self.config.evaluate.batch_size,
             round=round_,
             build=lambda: federation.model(self.device),
-            population=len(federation),
+            population=len(self.roster),
         )
 
     def _once(self, key: str, read: Callable[[], Samples]) -> Callable[[], Samples]:

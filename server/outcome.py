@@ -45,20 +45,21 @@ def finish(
     status: str,
     *,
     weights: Arrays | None = None,
+    engine: str | None = None,
     workers: int = 0,
     workers_rss_mb: float = 0.0,
 ) -> dict[str, Any]:
     """Write model.safetensors and summary.json; give the summary.
 
     `weights` are those of the global model unless the caller has others. `seconds` is the time of all rounds, those
-    before a resume included; `workers` is 0 where the clients run elsewhere.
+    before a resume included; `engine` names what carried them, `workers` is 0 where the clients run elsewhere.
     """
     config, records = coordinator.config, coordinator.records
     weights = coordinator.committed if weights is None else weights
     summary = {
         "name": config.name,
         "strategy": config.strategy,
-        "engine": config.engine.kind,
+        "engine": engine or config.engine.kind,
         "workers": workers,
         "seed": config.seed,
         "rounds": records.rounds,
@@ -69,6 +70,7 @@ def finish(
         "bytes_up": records.totals["bytes_up"],
         "bytes_down": records.totals["bytes_down"],
         "failures": records.totals["failures"],
+        "refused": records.refused,
         "seconds": round(records.totals["seconds"], 3),
         "peak_rss_mb": round(peak_rss_mb() + workers_rss_mb, 1),
         "model_sha256": digest(weights),

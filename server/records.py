@@ -35,6 +35,8 @@ class Records:
         self.metrics: dict[str, float] = {}
         self.totals = {"bytes_up": 0, "bytes_down": 0, "seconds": 0.0, "failures": 0}
         self.rounds = 0
+        self.refused: dict[str, dict[str, int]] = {}
+        """Updates that were refused, counted by client and reason."""
 
     def resume(self, last: int) -> None:
         """Keep the lines up to round `last` and drop the later ones, which will be run again."""
@@ -67,6 +69,10 @@ class Records:
             self.totals[key] += record[key]
         self.totals["seconds"] += record["seconds"]["total"]
         self.totals["failures"] += len(record["failures"])
+        for failure in record["failures"]:
+            if failure["kind"] == "refused":
+                reasons = self.refused.setdefault(failure["client"], {})
+                reasons[failure["reason"]] = reasons.get(failure["reason"], 0) + 1
         for name, value in record["metrics"].items():
             if value is None or not math.isfinite(value):
                 continue

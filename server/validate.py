@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ..strategies.contract import RefusedUpdateError, Update
 
 
-def check_update(update: Update, expects: Mapping[str, NDArray[Any]]) -> None:
+def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change: float | None = None) -> None:
     """Raise RefusedUpdateError unless the update's weights look like `expects` and every number is finite.
 
     The names must be all of those in `expects`: a sum to which some clients bring fewer arrays would depend on who
@@ -35,6 +35,18 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]]) -> None:
                 f"array '{name}' has {bad} of {value.size} values that are not finite (NaN or infinite); "
                 "a smaller train.lr or train.clip_norm often mends it"
             )
+    if max_change is not None:
+        _check_change(update, expects, max_change)
+
+
+def _check_change(update: Update, expects: Mapping[str, NDArray[Any]], bound: float) -> None:
+    """Raise RefusedUpdateError when the weights differ from `expects` by a Euclidean norm above `bound`."""
+    squares = 0.0
+    for name, value in update.weights.items():
+        change = value.astype(np.float64) - expects[name]
+        squares += float(np.vdot(change, change))
+    if squares > bound**2:
+        raise RefusedUpdateError(f"it changes the weights by {squares**0.5:.4g}; clients.max_change is {bound:g}")
 
 
 def _some(names: Collection[str], most: int = 6) -> str:

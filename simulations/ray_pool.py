@@ -1,6 +1,6 @@
 """Ray under the Grid: what `pool.Pool` is on one machine, over the actors of a Ray cluster.
 
-An actor holds a resident workspace. The data and, once a round, the broadcast weights go to Ray's object store, which
+The actors are `resident.Resident`. The data and, once a round, the broadcast weights go to Ray's object store, which
 brings them to each node once; the actors of a node read the same pages. Only this file imports Ray.
 """
 
@@ -18,62 +18,21 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
-from numpy.typing import NDArray
 
-from ..client.app import app
-from ..client.workspace import Workspace, use
-from ..configs import Config, ConfigError, Fault
+from ..configs import ConfigError, Fault
 from ..configs.schema import RayConfig
-from ..server.memory import peak_rss_mb
-from ..strategies.base import LOST, ArrayRecord, Error, Message, Metadata, RecordDict, remade, run_config
+from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
-from .driver import context_for, drive
-from .packing import Layout, Packed, layout_of, pack, read_arrays, unpack, write_arrays
+from .packing import Layout, layout_of, unpack, write_arrays
 from .pool import WorkerError
+from .resident import MARK, Resident
 from .shared import LocalBlock
-from .sharing import Shared, attach, share
+from .sharing import share
 
-_ATTEMPTS, _MARK = 2, ".ray"
+_ATTEMPTS = 2
+_STARTS = 3  # attempts to replace an actor, one after the other, none of which gets ready
 _CONNECT = 4.0  # seconds that an address has to answer
 _PLACED = 120.0  # seconds that a cluster has to start an actor, imports included
-
-
-class Resident:
-    """The actor: one workspace, and the clients that are sent to it, one after the other."""
-
-    def __init__(self, path: list[str], config_json: str, folder: str, mark: str, shared: Shared, data: Any) -> None:
-        sys.path += [entry for entry in path if entry not in sys.path]
-        torch.set_num_threads(1)  # as every worker has: their number changes sums
-        where = Path(folder, _MARK)
-        if not where.is_file() or where.read_text(encoding="utf-8") != mark:
-            raise WorkerError(
-                f"the run's folder {folder} is not seen on the node {socket.gethostname()}; clients keep their state "
-                "there, so give with --out a folder on a file system that all nodes share"
-            )
-        federation = attach(LocalBlock(data), shared, Config.model_validate_json(config_json))
-        use(Workspace(federation, Path(folder)), config_json, folder)
-        self._run_config = run_config(config_json, folder)
-        self._version, self._record = -1, ArrayRecord()
-
-    def ready(self) -> None:
-        """Answer once the workspace stands."""
-
-    def run(
-        self, client: str, metadata: Metadata, records: dict[str, Any], version: int, layout: Layout | None, data: Any
-    ) -> tuple[Packed, NDArray[Any], float]:
-        """Run a client; give its reply, the bytes of the reply's arrays, and this process's peak memory in MB."""
-        content = RecordDict(records)
-        if layout is not None:
-            if version != self._version:  # decoded once for all the clients that run here
-                self._record, _ = read_arrays(layout, memoryview(data), 0)
-                self._version = version
-            content["arrays"] = self._record
-        number = int(client.rpartition("-")[2])
-        context = context_for(metadata.dst_node_id, number, client, self._run_config)
-        block = LocalBlock()
-        packed = pack(drive(app, remade(metadata, content), context), block)
-        return packed, block.data, peak_rss_mb()
 
 
 @dataclass
@@ -90,6 +49,7 @@ class _Actor:
     ready: bool = False
     job: _Job | None = None
     rss_mb: float = 0.0
+    starts: int = 1  # how often this place in the pool was filled since an actor was ready there
 
 
 class RayPool:
@@ -134,7 +94,7 @@ class RayPool:
         """Give every actor the configuration and the data. Raises WorkerError, or what an actor's setup raised."""
         block, mark = LocalBlock(), uuid.uuid4().hex
         shared = share(federation, block)
-        self._mark = Path(folder, _MARK)
+        self._mark = Path(folder, MARK)
         self._mark.write_text(mark, encoding="utf-8")
         path = [entry or os.getcwd() for entry in sys.path]
         self._arguments = (path, config_json, folder, mark, shared, ray.put(block.data))
@@ -164,7 +124,10 @@ class RayPool:
         while not any(actor.ready for actor in self._actors):
             waiting = [actor.waits_for for actor in self._actors]
             done, _ = ray.wait(waiting, timeout=max(end - time.monotonic(), 0.0))
-            self._await(self._of(done[0]) if done else self._actors[0])
+            if done:
+                self._admit(self._of(done[0]))
+            else:
+                self._await(self._actors[0])
 
     def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
         """Give the replies to (client, message) pairs as they come; see `pool.Pool.stream`."""
@@ -214,10 +177,7 @@ class RayPool:
 
     def _take(self, actor: _Actor, again: deque[_Job]) -> Iterator[Message]:
         if not actor.ready:
-            try:
-                self._await(actor)
-            except WorkerError:  # the node went while its new actor started; a second fault is told by await_ready
-                self._replace(actor)
+            self._admit(actor)
             return
         job = actor.job
         assert job is not None
@@ -235,10 +195,21 @@ class RayPool:
         actor.job = None
         yield unpack(packed, LocalBlock(data))
 
+    def _admit(self, actor: _Actor) -> None:
+        """Take in an actor whose start is over. Raises WorkerError when the last of several starts failed as well."""
+        try:
+            self._await(actor)
+        except WorkerError as error:  # its node may have gone meanwhile: another one may do better
+            if actor.starts >= _STARTS:
+                raise WorkerError(f"an actor was started {_STARTS} times in place of one that died; {error}") from error
+            self._replace(actor)
+
     def _replace(self, actor: _Actor) -> None:
         self._peak_mb += actor.rss_mb
         ray.kill(actor.handle)
-        self._actors[self._actors.index(actor)] = self._start()
+        new = self._start()
+        new.starts = 1 if actor.ready else actor.starts + 1
+        self._actors[self._actors.index(actor)] = new
 
     @property
     def peak_rss_mb(self) -> float:
@@ -287,9 +258,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), _CONNECT).close()
     except (OSError, OverflowError) as error:
         raise _unanswered(address, str(error)) from error
-    from ray._raylet import check_health
-
-    if not check_health(address, timeout=_CONNECT):
+    if not ray._raylet.check_health(address, timeout=_CONNECT):
         raise _unanswered(address, "something listens there that is not the head of a Ray cluster")
 
 

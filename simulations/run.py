@@ -1,54 +1,34 @@
 """`fedbox.run`: one call that checks a configuration, simulates the federation and leaves a folder behind."""
 
-import errno
 import os
-import random
-import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from ..client.state import StateStore
 from ..client.workspace import Workspace, forget, use
-from ..configs import Config, ConfigError, Fault, load_config
+from ..configs import Config, ConfigError, Fault
 from ..data.progress import shown_by
 from ..models import buffer_names
 from ..server.callbacks import Callback, Callbacks, TensorBoard
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
-from ..server.loop import Coordinator, RunFailedError
+from ..server.loop import Coordinator
 from ..server.outcome import Result, finish
+from ..server.session import check, check_device, conduct, own_thread_and_randomness, raise_on_sigterm, told
 from ..strategies.base import identity
 from ..strategies.contract import Plugin
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
-from ..strategies.registry import find, settings_faults
-from .driver import RUN_ID
+from ..strategies.grids import RUN_ID
+from ..strategies.registry import find
 from .examples import Models, save_examples
 from .inprocess import InProcessGrid
 from .pool import Pool, Workers
 
-
-def check_device(name: str) -> None:
-    """Raise ConfigError unless torch knows the device and this machine has it."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        have = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        problem = (
-            f"got '{name}', which cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(have)}"
-        )
-        raise ConfigError("given", [Fault("engine.device", problem)]) from error
-
-
-def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
-    """Give the checked configuration, the strategies' settings included. Raises ConfigError, PluginError."""
-    return load_config(source, overrides, settings_faults)
+__all__ = ["check", "check_device", "raise_on_sigterm", "run_config"]
 
 
 def run_config(
@@ -71,9 +51,9 @@ def run_config(
         if bar:
             stack.callback(bar.close)
         stack.enter_context(shown_by(bar.on_read if bar else lambda *_: None))
-        stack.enter_context(_own_thread_and_randomness())
+        stack.enter_context(own_thread_and_randomness())
         stack.enter_context(identity(RUN_ID))
-        with _told(folder.path):
+        with told(folder.path):
             summary = _simulate(config, plugin, folder, resume, Callbacks(listeners), stack)
             if report:
                 from ..server.report import write_report
@@ -105,13 +85,7 @@ def _simulate(
         save_examples(folder.path, coordinator.federation, _shown(coordinator, folder.path))
         return summary
 
-    try:
-        coordinator.run(first)
-    except BaseException as error:
-        with suppress(OSError):
-            end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-        raise
-    return end(coordinator.status)
+    return conduct(coordinator, first, end)
 
 
 def _set_up(
@@ -160,39 +134,3 @@ def _shown(coordinator: Coordinator, folder: Path) -> Models:
         own = coordinator.flat.state(buffer_names(coordinator.flat.module))
     weights = None if coordinator.personal else {**coordinator.committed, **own}
     return Models(weights, StateStore(folder / "clients"), coordinator.records.rounds)
-
-
-@contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Turn a full disk into an error that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise RunFailedError(
-            f"no space left while writing to {folder} ({error.strerror}); free some, then go on with --resume"
-        ) from error
-
-
-@contextmanager
-def _own_thread_and_randomness() -> Iterator[None]:
-    """Run on one torch thread, as workers do (their number changes sums); leave the caller's state alone."""
-    threads, python, numpy_state = torch.get_num_threads(), random.getstate(), np.random.get_state()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        random.setstate(python)
-        np.random.set_state(numpy_state)
-
-
-def raise_on_sigterm() -> None:
-    """Let SIGTERM end a run as Ctrl-C does: resumable, with no process left behind."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)

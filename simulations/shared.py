@@ -88,11 +88,11 @@ class LocalBlock(Block):
     def room(self, size: int) -> memoryview:
         """Give `size` writable bytes, new ones each time: whoever holds the former ones keeps them."""
         self.data = np.empty(size, np.uint8)
-        return memoryview(self.data)
+        return self.data.data
 
     def view(self, size: int) -> memoryview:
         """Give the first `size` bytes."""
-        return memoryview(self.data)[:size]
+        return self.data.data[:size]
 
     def close(self) -> None:
         """Let go of the bytes."""

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from ..client.app import app
+from ..client.driver import context_for, drive
 from ..client.workspace import Workspace, use
 from ..configs import Config
 from ..server.memory import peak_rss_mb
 from ..strategies.base import ArrayRecord, Message, RecordDict, remade, run_config
 from ..strategies.optim import make_optimizer
-from .driver import context_for, drive
 from .packing import pack, read_arrays
 from .protocol import Done, Setup, Task
 from .shared import Block

@@ -25,8 +25,10 @@ from flwr.app import (
     MetricRecord,
     RecordDict,
 )
-from flwr.common.serde import recorddict_to_proto
+from flwr.common.serde import message_from_proto, message_to_proto, recorddict_to_proto
+from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
+from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
@@ -43,11 +45,13 @@ __all__ = [
     "Metadata",
     "MetricRecord",
     "RecordDict",
+    "Run",
     "WireError",
     "content_size",
     "from_array",
     "from_record",
     "identity",
+    "pack_message",
     "read_run_config",
     "read_task",
     "read_update",
@@ -56,6 +60,7 @@ __all__ = [
     "task_content",
     "to_array",
     "to_record",
+    "unpack_message",
     "update_content",
     "with_id",
 ]
@@ -243,3 +248,42 @@ def with_id(message: Message, message_id: str) -> Message:
     """Give the message its id, which Flower leaves to the link that carries it."""
     message.metadata.__dict__["_message_id"] = message_id
     return message
+
+
+def pack_message(message: Message) -> tuple[bytes, list[bytes]]:
+    """Give a message as bytes without those of its arrays, and the arrays' bytes in their order."""
+    if message.has_error():
+        return message_to_proto(message).SerializeToString(), []
+    bodies: list[bytes] = []
+    blank = RecordDict()
+    for key, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            bodies += [array.data for array in record.values()]
+            blank[key] = _with_bodies(record, (b"" for _ in record))
+        else:
+            blank[key] = record
+    return message_to_proto(remade(message.metadata, blank)).SerializeToString(), bodies
+
+
+def unpack_message(head: bytes, bodies: list[bytes]) -> Message:
+    """Make a message of what `pack_message` gave, or of what claims to be that. Raises WireError."""
+    try:
+        message = message_from_proto(ProtoMessage.FromString(head))
+        records = list(message.content.array_records.items()) if message.has_content() else []
+        if sum(len(record) for _, record in records) != len(bodies):
+            raise WireError(f"the message names other arrays than the {len(bodies)} that came")
+        rest = iter(bodies)
+        for key, record in records:
+            message.content[key] = _with_bodies(record, rest)
+    except WireError:
+        raise
+    except Exception as error:  # Flower's readers raise what they meet: the bytes may be anything
+        raise WireError(f"not a message of Flower: {type(error).__name__}: {error}") from error
+    return message
+
+
+def _with_bodies(record: ArrayRecord, bodies: Iterator[bytes]) -> ArrayRecord:
+    filled = ArrayRecord()
+    for (name, array), data in zip(record.items(), bodies, strict=False):
+        filled[name] = Array(array.dtype, tuple(array.shape), array.stype, data)
+    return filled

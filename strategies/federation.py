@@ -35,6 +35,16 @@ class Federation:
     server: Index
     validation: Index
     clients: Partition
+    site: tuple[str, int] | None = None
+    """Where the whole data set is one client's: its name, and its place in the order of all."""
+
+    @classmethod
+    def alone(cls, config: Config, name: str, number: int) -> "Federation":
+        """Read the data that a client brought with it; all of it is the client's. Raises DataError."""
+        dataset = load_dataset(config.data.dataset, config.data.root, **config.data.options)
+        everything = np.arange(len(dataset.train))
+        none = everything[:0]
+        return cls(config, dataset, none, none, Partition(np.array([0, len(everything)]), everything), (name, number))
 
     @classmethod
     def prepare(cls, config: Config) -> "Federation":
@@ -66,10 +76,18 @@ class Federation:
 
     def number(self, name: str) -> int:
         """Give the number of a client by its name. Raises KeyError."""
+        if self.site is not None:
+            if name != self.site[0]:
+                raise KeyError(name)
+            return self.site[1]
         head, _, tail = name.partition("-")
         if head != "client" or not tail.isdigit() or int(tail) >= len(self):
             raise KeyError(name)
         return int(tail)
+
+    def _held(self, name: str) -> Index:
+        """Give the places of a client's samples."""
+        return self.clients.indices(0 if self.site is not None else self.number(name))
 
     def check_names(self, key: str, names: Iterable[str]) -> None:
         """Raise DataError for names under a key of the configuration that no client has."""
@@ -84,7 +102,7 @@ class Federation:
         data, labels = self.config.data, self.config.data.labels
         share = labels.by_client.get(name, labels.share)
         return assign_roles(
-            self.clients.indices(self.number(name)),
+            self._held(name),
             self.dataset.train.labels,
             client=name,
             seed=self.config.seed,
@@ -121,7 +139,7 @@ class Federation:
         part, key = getattr(self.dataset, split), self.config.data.partition.key
         if key is None or key not in part.attributes:
             raise DataError(f"evaluate.client_split=domain needs the attribute {key!r} in the data that is measured on")
-        held = np.unique(self.dataset.train.attributes[key][self.clients.indices(self.number(name))].astype(str))
+        held = np.unique(self.dataset.train.attributes[key][self._held(name)].astype(str))
         rows = self.validation if split == "train" else np.arange(len(part))
         return split, rows[np.isin(part.attributes[key][rows].astype(str), held)]
 

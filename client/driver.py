@@ -5,14 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..strategies.base import RAISED, Context, Error, Message, RecordDict
+from ..strategies.grids import RUN_ID
 
 App = Callable[[Message, Context], Message]
 
-RUN_ID = 1
-
 
 def context_for(node_id: int, number: int, client: str, run_config: dict[str, bool | float | int | str]) -> Context:
-    """Give the context of a simulated node: client `number` (from 0), called `client`."""
+    """Give the context of a node: client `number` (from 0), called `client`."""
     return Context(
         run_id=RUN_ID,
         node_id=node_id,

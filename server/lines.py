@@ -1,0 +1,70 @@
+"""What the fleet is made of: terms, jobs, lines and the stations of the clients."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..strategies import wire_pb2 as wire
+from ..strategies.base import Message
+from ..strategies.frames import CHUNK, LARGEST, Intake, Outbox
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How the server treats its lines. Times in seconds, sizes in bytes."""
+
+    heartbeat: float = 30.0
+    grace: float = 60.0
+    largest: int = LARGEST
+    chunk: int = CHUNK
+    compress: bool = False
+    uploads: int = 8
+    """Replies that may be on their way, or wait to be used, at a time."""
+    frames: int = 500
+    """Most frames a second, beside chunks, that a client may send."""
+
+
+@dataclass
+class Job:
+    """One message to one client. `answer` is told the reply, whether it holds an upload slot, and the job."""
+
+    task: str
+    message: Message
+    deadline: float | None
+    answer: Callable[["Job", Message, bool], None]
+    late: bool = False
+
+
+class Line:
+    """One open stream of a client."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.outbox: Outbox[wire.ServerFrame] = Outbox()
+        self.heard = time.monotonic()
+        self.intake: Intake | None = None
+        self.granted: set[str] = set()
+        self.credit = 0.0
+
+    def note(self, **frame: Any) -> None:
+        """Send a small frame."""
+        self.outbox.put(wire.ServerFrame(**frame))
+
+    def end(self, reason: str, over: bool = False) -> None:
+        """Say good-bye and close."""
+        self.note(bye=wire.Bye(reason=reason, over=over))
+        self.outbox.close()
+
+
+@dataclass
+class Station:
+    """A client of the list, whether it is there or not."""
+
+    name: str
+    node: int
+    since: float = field(default_factory=time.monotonic)
+    """When it came, or went."""
+    line: Line | None = None
+    jobs: dict[str, Job] = field(default_factory=dict)
+    holding: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,176 @@
+"""`fedbox serve`: host a run for clients on other machines, over the same loop, records and report as a simulation."""
+
+import ipaddress
+import logging
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..configs import Config, ConfigError, Fault
+from ..configs.tls import Identity
+from ..strategies.base import identity
+from ..strategies.federation import Federation
+from ..strategies.grids import RUN_ID
+from ..strategies.registry import find
+from .callbacks import Callback, Callbacks, TensorBoard
+from .checkpoint import write_atomic
+from .console import ProgressBar
+from .enrolment import Enrolment
+from .fleet import Fleet
+from .folder import RunFolder, default_folder
+from .grpc_grid import GrpcGrid
+from .lines import Terms
+from .loop import Coordinator
+from .metrics import Metrics
+from .outcome import Result, finish
+from .report import write_report
+from .session import check_device, conduct, own_thread_and_randomness, told
+
+log = logging.getLogger("fedbox.server")
+_RUN = "run_id"
+_LINGER = 30.0  # seconds: a client that was off line when the run ended is told so if it comes back soon
+
+
+@dataclass(frozen=True)
+class Service:
+    """How a run is served: where, to whom, on which terms."""
+
+    listen: str
+    identity: Identity | None = None
+    clients: Path | None = None
+    """The list of clients; without it those of the configuration."""
+    wait_for: int | None = None
+    """Clients that must be on line before the first round; None: all."""
+    metrics_port: int | None = None
+    terms: Terms = field(default_factory=Terms)
+
+
+def serve(
+    config: Config,
+    service: Service,
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    listening: Callable[[int], None] = lambda _port: None,
+) -> Result:
+    """Host a checked configuration until its last round. Raises what `fedbox.run` raises, and ListenError.
+
+    `listening` is told the port once clients can come.
+    """
+    plugin = find(config.strategy)
+    check_device(config.engine.device)
+    folder = RunFolder(out or default_folder(config, resume), resume)
+    with ExitStack() as stack:
+        stack.callback(folder.close)
+        bar = ProgressBar() if progress else None
+        if bar:
+            stack.callback(bar.close)
+        stack.enter_context(own_thread_and_randomness())
+        stack.enter_context(identity(RUN_ID))
+        stack.enter_context(told(folder.path))
+        if not resume:
+            folder.write_config(config)
+        try:
+            federation = Federation.prepare(config)
+            fleet = Fleet(_enrolment(service, federation), service.terms, config.model_dump_json(), _run_id(folder))
+            grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
+        except Exception:
+            if not resume:
+                folder.disown()
+            raise
+        stack.callback(grid.close)
+        listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else []), *([bar] if bar else [])]
+        if service.metrics_port is not None:
+            metrics = Metrics(fleet, service.metrics_port)
+            stack.callback(metrics.close)
+            listeners.append(metrics)
+        watcher = Watcher(config)
+        grid.service.status = watcher.status
+        coordinator = Coordinator(federation, plugin, grid, folder.path, Callbacks([watcher, *listeners]))
+        first = coordinator.restore() if resume else 1
+        folder.write_config(config)
+        log.info("%s listens on port %d for %d clients", config.name, grid.port, len(fleet.stations))
+        listening(grid.port)
+        _await_clients(grid, service.wait_for)
+        summary = conduct(coordinator, first, lambda status: finish(coordinator, folder, status, engine="grpc"))
+        write_report([folder.path], folder.path / "report.html")
+        grid.close("the run is complete", over=True, linger=_LINGER)
+    return Result(folder.path, summary)
+
+
+class Watcher(Callback):
+    """Knows where the run is, for `fedbox status` and the log."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._record: Mapping[str, Any] | None = None
+        self._state = "waiting for clients"
+
+    def status(self) -> dict[str, Any]:
+        """Give what `fedbox status` shows of the run."""
+        record = self._record
+        return {
+            "name": self._config.name,
+            "strategy": self._config.strategy,
+            "state": self._state,
+            "round": record["round"] if record else 0,
+            "rounds": self._config.rounds,
+            "metrics": dict(record["metrics"]) if record else {},
+        }
+
+    def on_ask(self, round_: int, kind: str, clients: int) -> None:
+        """Hear what is under way."""
+        self._state = f"round {round_}: {clients} client(s) {'train' if kind == 'train' else 'are evaluated'}"
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        """Keep the last round, and log it."""
+        self._record = record
+        failed = len(record["failures"])
+        extra = {"round": record["round"], "metrics": record["metrics"], "seconds": record["seconds"]}
+        log.info("round %d: %d failure(s), %.1f s", record["round"], failed, record["seconds"]["total"], extra=extra)
+        for failure in record["failures"]:
+            log.warning("round %d: %s %s: %s", record["round"], *(failure[k] for k in ("client", "kind", "reason")))
+
+
+def check_exposure(listen: str, secure: bool) -> None:
+    """Raise ConfigError for an address without a port, or one that others reach although there is no TLS."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise ConfigError("given", [Fault("--listen", f"got {listen!r}; wanted: HOST:PORT, such as 0.0.0.0:9091")])
+    if secure:
+        return
+    try:
+        inside = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        inside = False
+    if not inside:
+        problem = (
+            f"without TLS only on loopback (127.0.0.1), not on {host or 'all addresses'}; `fedbox certs` makes keys"
+        )
+        raise ConfigError("given", [Fault("--insecure", problem)])
+
+
+def _enrolment(service: Service, federation: Federation) -> Enrolment:
+    names = [federation.name(number) for number in range(len(federation))]
+    return Enrolment(service.clients, names)
+
+
+def _run_id(folder: RunFolder) -> str:
+    """Give the run's own name, made once: clients keep their state under it, a resumed run finds it again."""
+    path = folder.path / _RUN
+    if not path.exists():
+        write_atomic(path, uuid.uuid4().hex.encode())
+    return path.read_text().strip()
+
+
+def _await_clients(grid: GrpcGrid, wanted: int | None) -> None:
+    def missing(names: list[str]) -> None:
+        some = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        log.info("waiting for %s", some)
+
+    grid.wait_for(len(grid.roster) if wanted is None else wanted, missing)

@@ -1,0 +1,83 @@
+"""What every way to run a federation needs, in simulation and over a network: checks, a quiet thread, a good end."""
+
+import errno
+import random
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..configs import Config, ConfigError, Fault, load_config
+from ..strategies.registry import settings_faults
+from .loop import Coordinator, RunFailedError
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError unless torch knows the device and this machine has it."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        have = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+        problem = (
+            f"got '{name}', which cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(have)}"
+        )
+        raise ConfigError("given", [Fault("engine.device", problem)]) from error
+
+
+def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
+    """Give the checked configuration, the strategies' settings included. Raises ConfigError, PluginError."""
+    return load_config(source, overrides, settings_faults)
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Turn a full disk into an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise RunFailedError(
+            f"no space left while writing to {folder} ({error.strerror}); free some, then go on with --resume"
+        ) from error
+
+
+@contextmanager
+def own_thread_and_randomness() -> Iterator[None]:
+    """Run on one torch thread, as workers do (their number changes sums); leave the caller's state alone."""
+    threads, python, numpy_state = torch.get_num_threads(), random.getstate(), np.random.get_state()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        random.setstate(python)
+        np.random.set_state(numpy_state)
+
+
+def raise_on_sigterm() -> None:
+    """Let SIGTERM end a run as Ctrl-C does: resumable, with no process left behind."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def conduct(coordinator: Coordinator, first: int, end: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Run the rounds from `first` on; give what `end` makes of the outcome, which is also called when they break off.
+
+    `end` takes completed, stopped, failed or interrupted, and gives the summary.
+    """
+    try:
+        coordinator.run(first)
+    except BaseException as error:
+        with suppress(OSError):
+            end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+        raise
+    return end(coordinator.status)

@@ -1,0 +1,108 @@
+"""The deploy guide as it stands: its five commands with real processes over TLS, and a client with data of its own."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from chaos_for_tests import free_port
+from PIL import Image
+from typer.testing import CliRunner
+
+import fedbox
+from fedbox.__main__ import app
+from fedbox.client.grpc_line import RefusedError
+from fedbox.client.join import SiteWork
+from fedbox.client.workspace import forget, workspace_for
+from fedbox.data.arrays import DataError
+from fedbox.server.session import check
+from fedbox.strategies.base import read_run_config
+
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "deploy.md"
+
+
+@pytest.mark.slow
+def test_the_five_commands_of_the_guide_run(tmp_path: Path) -> None:
+    (block, *_) = re.findall(r"^```bash\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    port = str(free_port())
+    lines = [line.replace("9091", port).removesuffix(" &") for line in block.splitlines()]
+    commands = [[sys.executable, "-m", *shlex.split(line)] for line in lines]
+    assert len(commands) == 5
+    assert subprocess.run(commands[0], cwd=tmp_path, check=True, capture_output=True)
+    commands[1] += ["rounds=2", "data.options.limit=300"]
+    running = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) for command in commands[1:]]
+    try:
+        assert [process.wait(120) for process in running] == [0, 0, 0, 0]
+    finally:
+        for process in running:
+            process.kill()
+    summary = json.loads((tmp_path / "runs" / "served" / "summary.json").read_text())
+    same = {"rounds": 2, "data.options.limit": 300, "data.partition.clients": 3, "workers": 1}
+    simulated = fedbox.run("quickstart", out=tmp_path / "sim", quiet=True, report=False, **same)
+    assert summary["model_sha256"] == simulated.summary["model_sha256"]
+    assert (tmp_path / "runs" / "served" / "report.html").stat().st_size > 10_000
+
+
+def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 6), ("test", 2)):
+        for label in ("cat", "dog"):
+            for number in range(count):
+                path = tmp_path / "data" / part / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
+    config = check(
+        {"data": {"dataset": "image_folder", "root": "/elsewhere", "labels": {"share": 0.5}}, "model": "mlp"}
+    )
+    work = SiteWork("site-a", tmp_path / "data", "cpu", tmp_path / "state")
+    assert work.prepare(config.model_dump_json(), "run", 4) == {"labelled": 6, "unlabelled": 6, "test": 0, "classes": 2}
+    text, folder = read_run_config(work._run_config)
+    assert folder == str(tmp_path / "state" / "run")
+    assert workspace_for(text, folder).federation.number("site-a") == 4
+    forget()
+
+
+def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:
+    work = SiteWork("site-a", None, None, tmp_path)
+    with pytest.raises(DataError, match=r"client-0 to client-19.*--data"):
+        work.prepare(check({}).model_dump_json(), "run", 0)
+    with pytest.raises(RefusedError, match="does not understand"):
+        work.prepare('{"future": 1}', "run", 0)
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["serve", "quickstart", "--listen", "0.0.0.0:1", "--insecure"], "only on loopback"),
+        (["serve", "quickstart", "--cert", "no.pem"], "--key: is missing"),
+        (["join", "fed.example.org:9091", "--name", "a", "--insecure"], "only to this machine"),
+        (["join", "nowhere", "--name", "a"], "wanted such as fed.example.org:9091"),
+        (["status", "127.0.0.1:1", "--insecure"], "does not answer"),
+    ],
+)
+def test_faults_are_told(words: list[str], told: str) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code != 0
+    assert told in str(result.exception)
+
+
+def test_a_packed_app_holds_the_whole_configuration(tmp_path: Path) -> None:
+    import tomllib
+
+    out = tmp_path / "app"
+    made = CliRunner().invoke(
+        app, ["pack", "quickstart", "rounds=7", "--out", str(out), "--folder", str(tmp_path / "x")]
+    )
+    assert made.exit_code == 0, made.output
+    project = tomllib.loads((out / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert project["components"] == {"serverapp": "fedbox.server.app:app", "clientapp": "fedbox.client.app:app"}
+    config, folder = read_run_config(project["config"])
+    assert fedbox.Config.model_validate_json(config) == check("quickstart", ["rounds=7"])
+    assert folder == str(tmp_path / "x")
+    again = CliRunner().invoke(app, ["pack", "quickstart", "--out", str(out)])
+    assert "holds files already" in str(again.exception)
