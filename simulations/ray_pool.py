@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import ray
@@ -258,8 +259,17 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), _CONNECT).close()
     except (OSError, OverflowError) as error:
         raise _unanswered(address, str(error)) from error
-    if not ray._raylet.check_health(address, timeout=_CONNECT):
+    # Ray itself waits for more than half a minute. What still waits then ends with the process.
+    answers = Event()
+    Thread(target=_ask, args=(address, answers), daemon=True).start()
+    if not answers.wait(_CONNECT):
         raise _unanswered(address, "something listens there that is not the head of a Ray cluster")
+
+
+def _ask(address: str, answers: Event) -> None:
+    with suppress(ray.exceptions.RaySystemError, ray.exceptions.RpcError):
+        ray._raylet.GcsClient(address=address)
+        answers.set()
 
 
 def _unanswered(address: str | None, why: str) -> ConfigError:
