@@ -178,13 +178,25 @@ class ClientsConfig(Block):
     order: OrderConfig = Field(default_factory=OrderConfig)
 
 
+class RayConfig(Block):
+    """The Ray cluster and its actors (`engine.ray`); read by `engine.kind: ray` only."""
+
+    address: str | None = Field(
+        None, description="cluster to join: host:port, or auto for the one of this machine; null: start one here"
+    )
+    actors: Count | None = Field(None, description="actors, each with a model; null: as many as there is room for")
+    cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="cores that an actor claims; it computes on one")
+    gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs that an actor claims; 0.5: two share one")
+
+
 class EngineConfig(Block):
     """Where the clients run (`engine`). It never changes the result."""
 
-    kind: Literal["inprocess"] = Field("inprocess", description="engine that runs the clients")
+    kind: Literal["inprocess", "ray"] = Field("inprocess", description="engine that runs the clients")
     workers: Count | None = Field(None, description="worker processes; null: as many as cores; 1: no process")
     device: str = Field("cpu", description="torch device of the participants: cpu, cuda, cuda:0")
     checkpoint_every: Count = Field(1, description="rounds between two checkpoints")
+    ray: RayConfig = Field(default_factory=RayConfig)
 
 
 class StopConfig(Block):

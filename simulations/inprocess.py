@@ -1,4 +1,4 @@
-"""The in-process engine: a Flower Grid that drives the unmodified ClientApp, here or in a pool of workers."""
+"""A Flower Grid that drives the unmodified ClientApp: here, in a pool of workers, or in the actors of a Ray cluster."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from ..client.driver import App, context_for, drive
 from ..strategies.base import Message, run_config
 from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, StreamGrid
-from .pool import Pool
+from .pool import Workers
 
 
 class PopulationRoster:
@@ -41,7 +41,7 @@ class InProcessGrid(StreamGrid):
         clients: int,
         config_json: str,
         folder: str,
-        pool: Pool | None = None,
+        pool: Workers | None = None,
         app: App = client_app,
     ) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+from typing import Protocol
 
 from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
@@ -20,6 +21,30 @@ from .sharing import share
 
 _SLABS = 2  # a reply may be read while the next client already runs
 _ATTEMPTS = 2
+
+
+class Workers(Protocol):
+    """Who runs clients elsewhere than in this process: worker processes, or the actors of a Ray cluster."""
+
+    @property
+    def workers(self) -> int:
+        """Number of clients that run at a time."""
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """The largest resident memory of all together, in MB."""
+
+    def setup(self, federation: Federation, config_json: str, folder: str) -> None:
+        """Give everyone the configuration and the data."""
+
+    def await_ready(self) -> None:
+        """Wait until clients can be taken."""
+
+    def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
+        """Give the replies to (client, message) pairs as they come."""
+
+    def close(self) -> None:
+        """End all of them."""
 
 
 class WorkerError(RuntimeError):
@@ -65,6 +90,7 @@ class Pool:
         self._record: ArrayRecord | None = None
         self._version = self._record_size = self._numbers = 0
         self._peak_mb = 0.0
+        self.workers = workers
         self._workers = [self._start() for _ in range(workers)]
 
     def _start(self) -> _Worker:

@@ -3,12 +3,13 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ..client.state import StateStore
 from ..client.workspace import Workspace, forget, use
-from ..configs import Config
+from ..configs import Config, ConfigError, Fault
 from ..data.progress import shown_by
 from ..models import buffer_names
 from ..server.callbacks import Callback, Callbacks, TensorBoard
@@ -25,7 +26,7 @@ from ..strategies.grids import RUN_ID
 from ..strategies.registry import find
 from .examples import Models, save_examples
 from .inprocess import InProcessGrid
-from .pool import Pool
+from .pool import Pool, Workers
 
 __all__ = ["check", "check_device", "raise_on_sigterm", "run_config"]
 
@@ -79,7 +80,8 @@ def _simulate(
     def end(status: str) -> dict[str, Any]:
         weights = _final_weights(coordinator, folder.path)
         rss = pool.peak_rss_mb if pool else 0.0
-        summary = finish(coordinator, folder, status, weights=weights, workers=workers, workers_rss_mb=rss)
+        count = pool.workers if pool else workers
+        summary = finish(coordinator, folder, status, weights=weights, workers=count, workers_rss_mb=rss)
         save_examples(folder.path, coordinator.federation, _shown(coordinator, folder.path))
         return summary
 
@@ -88,9 +90,9 @@ def _simulate(
 
 def _set_up(
     config: Config, plugin: Plugin, folder: Path, workers: int, callback: Callback, stack: ExitStack
-) -> tuple[Coordinator, Pool | None]:
+) -> tuple[Coordinator, Workers | None]:
     # Workers start before the data is read: they import torch in the meantime.
-    pool = Pool(workers) if workers > 1 else None
+    pool = _pool(config, workers)
     if pool is not None:
         stack.callback(pool.close)
     federation = Federation.prepare(config)
@@ -103,6 +105,18 @@ def _set_up(
         use(Workspace(federation, folder), config_json, path)
         stack.callback(forget)
     return coordinator, pool
+
+
+def _pool(config: Config, workers: int) -> Workers | None:
+    """Give who runs the clients; None: this process does."""
+    if config.engine.kind == "ray":
+        if find_spec("ray") is None:
+            problem = "the engine 'ray' needs Ray, which is not installed; install it with: pip install 'fedbox[ray]'"
+            raise ConfigError("given", [Fault("engine.kind", problem)])
+        from .ray_pool import RayPool
+
+        return RayPool(config.engine.ray, workers)
+    return Pool(workers) if workers > 1 else None
 
 
 def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:

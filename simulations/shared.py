@@ -77,3 +77,23 @@ def get(block: Block, layout: Layout) -> dict[str, NDArray[np.generic]]:
         value.flags.writeable = False
         found[name] = value
     return found
+
+
+class LocalBlock(Block):
+    """The same over one array of bytes: what travels by other means than a descriptor, such as an object store."""
+
+    def __init__(self, data: NDArray[np.uint8] | None = None) -> None:
+        self.data = np.empty(0, np.uint8) if data is None else data
+
+    def room(self, size: int) -> memoryview:
+        """Give `size` writable bytes, new ones each time: whoever holds the former ones keeps them."""
+        self.data = np.empty(size, np.uint8)
+        return self.data.data
+
+    def view(self, size: int) -> memoryview:
+        """Give the first `size` bytes."""
+        return self.data.data[:size]
+
+    def close(self) -> None:
+        """Let go of the bytes."""
+        self.data = np.empty(0, np.uint8)

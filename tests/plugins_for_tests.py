@@ -90,6 +90,12 @@ class TroubleClient(ClientHalf[TroubleSettings]):
         if wish.kind == "kill-once":
             Path(wish.file).unlink()
             return _kill(update)
+        if wish.kind == "kill-node":  # the file names the process of the node that is to go: the parent of its workers
+            if int(Path(wish.file).read_text()) == os.getppid():
+                Path(wish.file).unlink()
+                os.kill(os.getppid(), signal.SIGKILL)
+                return _kill(update)
+            return update
         spoilt: Update = TROUBLES[wish.kind](update)
         return spoilt
 

@@ -1,0 +1,279 @@
+"""Ray under the Grid: what `pool.Pool` is on one machine, over the actors of a Ray cluster.
+
+The actors are `resident.Resident`. The data and, once a round, the broadcast weights go to Ray's object store, which
+brings them to each node once; the actors of a node read the same pages. Only this file imports Ray.
+"""
+
+import os
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import ray
+
+from ..configs import ConfigError, Fault
+from ..configs.schema import RayConfig
+from ..strategies.base import LOST, ArrayRecord, Error, Message
+from ..strategies.federation import Federation
+from .packing import Layout, layout_of, unpack, write_arrays
+from .pool import WorkerError
+from .resident import MARK, Resident
+from .shared import LocalBlock
+from .sharing import share
+
+_ATTEMPTS = 2
+_STARTS = 3  # attempts to replace an actor, one after the other, none of which gets ready
+_CONNECT = 4.0  # seconds that an address has to answer
+_PLACED = 120.0  # seconds that a cluster has to start an actor, imports included
+
+
+@dataclass
+class _Job:
+    client: str
+    message: Message
+    attempts: int = 0
+
+
+@dataclass
+class _Actor:
+    handle: Any
+    waits_for: Any  # the answer of `ready` or `run`
+    ready: bool = False
+    job: _Job | None = None
+    rss_mb: float = 0.0
+    starts: int = 1  # how often this place in the pool was filled since an actor was ready there
+
+
+class RayPool:
+    """Starts actors on a Ray cluster, gives them clients, takes their replies; replaces an actor that dies."""
+
+    def __init__(self, config: RayConfig, workers: int) -> None:
+        """Start a cluster of `workers` cores here, or join the one at the address. Raises ConfigError."""
+        self.config = config
+        self._actors: list[_Actor] = []
+        self._record: ArrayRecord | None = None
+        self._layout: Layout = []
+        self._data: Any = None
+        self._version, self._peak_mb = 0, 0.0
+        self._mark: Path | None = None
+        self._arguments: tuple[Any, ...] = ()
+        connect(config, workers)
+        with ExitStack() as stack:
+            stack.callback(ray.shutdown)
+            self.workers = self._count()
+            stack.pop_all()
+
+    def _count(self) -> int:
+        """Give the number of actors. Raises ConfigError where the cluster has no room for them."""
+        have = ray.cluster_resources()
+        room = 0
+        for node in ray.nodes():  # an actor lies on one node: what is left over on two makes none
+            if node["Alive"]:
+                has = node["Resources"]
+                fits = int(has.get("CPU", 0) / self.config.cpus)
+                room += min(fits, int(has.get("GPU", 0) / self.config.gpus)) if self.config.gpus else fits
+        wanted = self.config.actors or room
+        if wanted > room or not wanted:
+            problem = (
+                f"the cluster has {have.get('CPU', 0):g} cores and {have.get('GPU', 0):g} GPUs, room for {room} actors "
+                f"of engine.ray.cpus={self.config.cpus:g} and engine.ray.gpus={self.config.gpus:g}, "
+                f"but {wanted or 'at least 1'} are wanted; lower one of the three"
+            )
+            raise ConfigError("given", [Fault("engine.ray.actors", problem)])
+        return wanted
+
+    def setup(self, federation: Federation, config_json: str, folder: str) -> None:
+        """Give every actor the configuration and the data. Raises WorkerError, or what an actor's setup raised."""
+        block, mark = LocalBlock(), uuid.uuid4().hex
+        shared = share(federation, block)
+        self._mark = Path(folder, MARK)
+        self._mark.write_text(mark, encoding="utf-8")
+        path = [entry or os.getcwd() for entry in sys.path]
+        self._arguments = (path, config_json, folder, mark, shared, ray.put(block.data))
+        self._actors = [self._start() for _ in range(self.workers)]
+        for actor in self._actors:
+            self._await(actor)
+
+    def _start(self) -> _Actor:
+        options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "scheduling_strategy": "SPREAD"}
+        handle = ray.remote(Resident).options(max_restarts=0, **options).remote(*self._arguments)
+        return _Actor(handle, handle.ready.remote())
+
+    def _await(self, actor: _Actor) -> None:
+        try:
+            ray.get(actor.waits_for, timeout=_PLACED)
+        except ray.exceptions.GetTimeoutError as error:
+            raise WorkerError(
+                f"the Ray cluster started no actor within {_PLACED:g} s; `ray status` tells what it waits for"
+            ) from error
+        except ray.exceptions.RayError as error:
+            raise WorkerError(f"an actor ended before it was ready: {_cause(error)}") from error
+        actor.ready = True
+
+    def await_ready(self) -> None:
+        """Wait until one actor can take clients; those that replace a lost node's may wait for room for ever."""
+        end = time.monotonic() + _PLACED
+        while not any(actor.ready for actor in self._actors):
+            waiting = [actor.waits_for for actor in self._actors]
+            done, _ = ray.wait(waiting, timeout=max(end - time.monotonic(), 0.0))
+            if done:
+                self._admit(self._of(done[0]))
+            else:
+                self._await(self._actors[0])
+
+    def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
+        """Give the replies to (client, message) pairs as they come; see `pool.Pool.stream`."""
+        source = iter(tasks)
+        again: deque[_Job] = deque()
+        try:
+            while True:
+                for actor in self._actors:
+                    if actor.ready and actor.job is None and (job := _next(again, source)):
+                        self._send(actor, job)
+                busy = [actor for actor in self._actors if actor.job or not actor.ready]
+                if not any(actor.job for actor in busy) and len(busy) < len(self._actors):
+                    return
+                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+                if not any(actor.job for actor in busy):  # nobody is left: a new actor comes, or none does
+                    left = min(left, _PLACED) if left is not None else _PLACED
+                done, _ = ray.wait([actor.waits_for for actor in busy], timeout=left)
+                if not done:
+                    return
+                yield from self._take(self._of(done[0]), again)
+        finally:
+            for actor in [actor for actor in self._actors if actor.job]:
+                self._replace(actor)
+
+    def _of(self, answer: Any) -> _Actor:
+        return next(actor for actor in self._actors if actor.waits_for == answer)
+
+    def _send(self, actor: _Actor, job: _Job) -> None:
+        records = dict(job.message.content)
+        record, layout = records.get("arrays"), None
+        if isinstance(record, ArrayRecord):
+            del records["arrays"]
+            self._publish(record)
+            layout = self._layout
+        actor.job = job
+        actor.waits_for = actor.handle.run.remote(
+            job.client, job.message.metadata, records, self._version, layout, self._data
+        )
+
+    def _publish(self, record: ArrayRecord) -> None:
+        """Put a record into the object store unless it is the one that lies there: once a round, not once a client."""
+        if record is self._record:
+            return
+        block, self._layout = LocalBlock(), layout_of(record)
+        write_arrays(record, block.room(max(sum(size for *_, size in self._layout), 1)), 0)
+        self._record, self._data, self._version = record, ray.put(block.data), self._version + 1
+
+    def _take(self, actor: _Actor, again: deque[_Job]) -> Iterator[Message]:
+        if not actor.ready:
+            self._admit(actor)
+            return
+        job = actor.job
+        assert job is not None
+        try:
+            packed, data, actor.rss_mb = ray.get(actor.waits_for)
+        except ray.exceptions.RayError as error:
+            job.attempts += 1
+            self._replace(actor)
+            if job.attempts < _ATTEMPTS:
+                again.append(job)
+                return
+            reason = f"the actor died twice while it ran {job.client}: {_cause(error)}"
+            yield Message(Error(LOST, reason), reply_to=job.message)
+            return
+        actor.job = None
+        yield unpack(packed, LocalBlock(data))
+
+    def _admit(self, actor: _Actor) -> None:
+        """Take in an actor whose start is over. Raises WorkerError when the last of several starts failed as well."""
+        try:
+            self._await(actor)
+        except WorkerError as error:  # its node may have gone meanwhile: another one may do better
+            if actor.starts >= _STARTS:
+                raise WorkerError(f"an actor was started {_STARTS} times in place of one that died; {error}") from error
+            self._replace(actor)
+
+    def _replace(self, actor: _Actor) -> None:
+        self._peak_mb += actor.rss_mb
+        ray.kill(actor.handle)
+        new = self._start()
+        new.starts = 1 if actor.ready else actor.starts + 1
+        self._actors[self._actors.index(actor)] = new
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """The actors' largest resident memory together, in MB; shared pages count once for each actor."""
+        return self._peak_mb + sum(actor.rss_mb for actor in self._actors)
+
+    def close(self) -> None:
+        """End the actors, and the cluster where it was started here."""
+        for actor in self._actors:
+            ray.kill(actor.handle)
+        self._actors.clear()
+        ray.shutdown()
+        if self._mark is not None:
+            self._mark.unlink(missing_ok=True)
+
+
+def _next(again: deque[_Job], source: Iterator[tuple[str, Message]]) -> _Job | None:
+    return again.popleft() if again else next((_Job(*item) for item in source), None)
+
+
+def _cause(error: BaseException) -> str:
+    return str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
+
+
+def connect(config: RayConfig, workers: int) -> None:
+    """Start a cluster here or join one. Raises ConfigError when the address does not answer, within seconds."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray must not phone home
+    quiet = {"include_dashboard": False, "num_cpus": workers} if config.address is None else {}
+    if config.address not in (None, "auto"):
+        _knock(config.address)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=config.address or "local", log_to_driver=False, logging_level="error", **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise _unanswered(config.address, str(error).splitlines()[0]) from error
+    finally:
+        with suppress(ValueError):  # not the main thread: nothing was taken
+            signal.signal(signal.SIGTERM, handler)  # Ray takes it over; ours leaves a run that can be resumed
+
+
+def _knock(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise _unanswered(address, "it is not of the form host:port")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise _unanswered(address, str(error)) from error
+    # Ray itself waits for more than half a minute. What still waits then ends with the process.
+    answers = Event()
+    Thread(target=_ask, args=(address, answers), daemon=True).start()
+    if not answers.wait(_CONNECT):
+        raise _unanswered(address, "something listens there that is not the head of a Ray cluster")
+
+
+def _ask(address: str, answers: Event) -> None:
+    with suppress(ray.exceptions.RaySystemError, ray.exceptions.RpcError):
+        ray._raylet.GcsClient(address=address)
+        answers.set()
+
+
+def _unanswered(address: str | None, why: str) -> ConfigError:
+    problem = (
+        f"no Ray cluster answers at '{address or 'local'}' ({why}); give the host:port that `ray start --head` shows"
+    )
+    return ConfigError("given", [Fault("engine.ray.address", problem)])

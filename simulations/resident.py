@@ -1,0 +1,60 @@
+"""The actor of the Ray engine: a resident workspace on some node, and the clients that are sent to it."""
+
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+
+from ..client.app import app
+from ..client.driver import context_for, drive
+from ..client.workspace import Workspace, use
+from ..configs import Config
+from ..server.memory import peak_rss_mb
+from ..strategies.base import ArrayRecord, Metadata, RecordDict, remade, run_config
+from .packing import Layout, Packed, pack, read_arrays
+from .pool import WorkerError
+from .shared import LocalBlock
+from .sharing import Shared, attach
+
+MARK = ".ray"
+"""File in the run's folder by which an actor knows that it sees the folder of this very run."""
+
+
+class Resident:
+    """One workspace, and the clients that are sent to it, one after the other."""
+
+    def __init__(self, path: list[str], config_json: str, folder: str, mark: str, shared: Shared, data: Any) -> None:
+        sys.path += [entry for entry in path if entry not in sys.path]
+        torch.set_num_threads(1)  # as every worker has: their number changes sums
+        where = Path(folder, MARK)
+        if not where.is_file() or where.read_text(encoding="utf-8") != mark:
+            raise WorkerError(
+                f"the run's folder {folder} is not seen on the node {socket.gethostname()}; clients keep their state "
+                "there, so give with --out a folder on a file system that all nodes share"
+            )
+        federation = attach(LocalBlock(data), shared, Config.model_validate_json(config_json))
+        use(Workspace(federation, Path(folder)), config_json, folder)
+        self._run_config = run_config(config_json, folder)
+        self._version, self._record = -1, ArrayRecord()
+
+    def ready(self) -> None:
+        """Answer once the workspace stands."""
+
+    def run(
+        self, client: str, metadata: Metadata, records: dict[str, Any], version: int, layout: Layout | None, data: Any
+    ) -> tuple[Packed, NDArray[Any], float]:
+        """Run a client; give its reply, the bytes of the reply's arrays, and this process's peak memory in MB."""
+        content = RecordDict(records)
+        if layout is not None:
+            if version != self._version:  # decoded once for all the clients that run here
+                self._record, _ = read_arrays(layout, memoryview(data), 0)
+                self._version = version
+            content["arrays"] = self._record
+        number = int(client.rpartition("-")[2])
+        context = context_for(metadata.dst_node_id, number, client, self._run_config)
+        block = LocalBlock()
+        packed = pack(drive(app, remade(metadata, content), context), block)
+        return packed, block.data, peak_rss_mb()

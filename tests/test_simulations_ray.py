@@ -1,0 +1,115 @@
+"""The Ray engine: the same model as in one process, dead actors and nodes, clear errors."""
+
+import json
+import os
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plugins_for_tests import TESTS, lines, run, run_trouble
+
+from fedbox.configs import ConfigError
+from fedbox.simulations.pool import WorkerError
+from fedbox.simulations.resident import Resident
+
+pytest.importorskip("ray")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head and a second node, each a raylet with a core and an object store of its own."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    folder = tempfile.mkdtemp(prefix="ray-")  # short: the names of Unix sockets have at most 107 characters
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 4}
+    both = {"num_cpus": 1, "include_dashboard": False}
+    found = Cluster(True, head_node_args={**both, "temp_dir": folder, "_system_config": quick})
+    found.add_node(**both)
+    yield found
+    found.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same run in one process, and without trouble."""
+    return run_trouble(tmp_path_factory.mktemp("here") / "run", "none")
+
+
+def test_the_same_model_and_a_killed_actor_is_replaced(tmp_path: Path, here: Any) -> None:
+    file = tmp_path / "armed"
+    file.touch()
+    wish = {"file": str(file)}
+    there = run_trouble(tmp_path / "ray", "kill-once", "client-2", wish=wish, engine__kind="ray", engine__workers=2)
+    assert not file.exists()  # the actor was killed
+    assert there.summary["model_sha256"] == here.summary["model_sha256"]
+    assert lines(there.folder) == lines(here.folder)
+
+
+@pytest.mark.slow
+def test_a_client_that_kills_two_actors_is_lost(tmp_path: Path, cluster: Any) -> None:
+    there = run_trouble(
+        tmp_path / "ray", "kill", "client-2", rounds=1, clients__min_success=0.5, engine__kind="ray",
+        engine__ray__address=cluster.address, engine__ray__actors=1,
+    )  # fmt: skip
+    [record] = lines(there.folder)
+    assert [(row["client"], row["kind"]) for row in record["failures"]] == [("client-2", "lost")]
+    assert "the actor died twice while it ran client-2" in record["failures"][0]["reason"]
+
+
+@pytest.mark.slow
+def test_an_actor_that_cannot_be_replaced_ends_the_run(tmp_path: Path, cluster: Any) -> None:
+    """The client takes the mark from the run's folder, by which actors know it, before it kills its actor."""
+    wish = {"file": str(tmp_path / "ray" / ".ray")}
+    join = {"engine__ray__address": cluster.address, "engine__ray__actors": 1}
+    with pytest.raises(WorkerError, match=r"started 3 times in place of one that died; .* is not seen on the node"):
+        run_trouble(tmp_path / "ray", "kill-once", "client-2", wish=wish, engine__kind="ray", **join)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_in_mid_round(tmp_path: Path, cluster: Any, here: Any) -> None:
+    """In round 2 the first client on the second node ends that node's raylet and its own actor."""
+    node = next(iter(cluster.worker_nodes))
+    raylet = node.all_processes["raylet"][0].process
+    file = tmp_path / "armed"
+    file.write_text(str(raylet.pid), encoding="utf-8")
+    wish = {"file": str(file), "rounds": [2]}
+    clients = [f"client-{number}" for number in range(5)]
+    join = {"engine__kind": "ray", "engine__ray__address": cluster.address}
+    there = run_trouble(tmp_path / "ray", "kill-node", *clients, wish=wish, **join)
+    assert not file.exists()
+    assert raylet.wait(10) != 0
+    assert there.summary["workers"] == 2
+    assert there.summary["model_sha256"] == here.summary["model_sha256"]
+    assert lines(there.folder) == lines(here.folder)
+
+
+def test_a_node_that_does_not_see_the_folder_refuses(tmp_path: Path) -> None:
+    none: Any = None
+    with pytest.raises(WorkerError, match="is not seen on the node"):
+        Resident([TESTS], json.dumps({}), str(tmp_path), "mark", none, none)
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["nobody listens", "something else listens"])
+def test_an_address_that_does_not_answer_is_told(tmp_path: Path, listens: bool) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listens:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        begin = time.monotonic()
+        with pytest.raises(ConfigError, match="no Ray cluster answers at"):
+            run(tmp_path / "out", engine__kind="ray", engine__ray__address=address)
+    assert time.monotonic() - begin < 10.0
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedbox.simulations.run.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"fedbox\[ray\]"):
+        run(tmp_path / "out", engine__kind="ray")
