@@ -42,7 +42,7 @@ DATASETS: Mapping[str, Reader] = MappingProxyType(
         "scenes": read_scenes,
         "soda10m": read_soda10m,
         "synthetic": read_synthetic,
-    "topics": read_topics,
+        "topics": read_topics,
         "voc": read_voc,
         "yolo": read_yolo,
     }

@@ -16,13 +16,12 @@ from .errors import ModelError, did_you_mean
 from .parts import parts
 from .rtdetr import rtdetr
 from .small import mobilenet, vit
-from .text import hub_text, transformer
+from .text import transformer
 
 GROUP = "fedbox.models"
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
     "detector": detector,
-    "hub_text": hub_text,
     "mlp": mlp,
     "mobilenet": mobilenet,
     "resnet": resnet,

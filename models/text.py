@@ -1,4 +1,4 @@
-"""Text classifiers: a small transformer from its options, and one of the Hugging Face hub by its name.
+"""A text classifier: a small transformer from its options.
 
 A sentence is an image [1, 1, length] whose values are the numbers of its words, 0 to 255 (data set `topics`).
 """
@@ -47,35 +47,6 @@ class _Words(nn.Module):
         seen = (words > 0).float().unsqueeze(-1)
         out: Tensor = self.norm(self.blocks(self.words(words) + self.place))
         return (out * seen).sum(1) / seen.sum(1).clamp_min(1)
-
-
-def hub_text(shape: Shape, classes: int, model: str = "prajjwal1/bert-tiny") -> nn.Module:
-    """A sequence classifier of the hub by its name (extra `detr` has transformers); words are its token numbers.
-
-    Raises ModelError without transformers, without a network, or for an unknown name.
-    """
-    _check_shape("hub_text", shape)
-    try:
-        from transformers import AutoModelForSequenceClassification
-
-        found = AutoModelForSequenceClassification.from_pretrained(model, num_labels=classes)
-    except Exception as error:
-        raise ModelError(
-            f"hub_text: {model!r} cannot be had from the Hugging Face hub: {type(error).__name__}: {error}. It needs "
-            "transformers and a network, or a folder with the model as its name."
-        ) from error
-    return _Hub(found)
-
-
-class _Hub(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        words = _numbers(x)
-        logits: Tensor = self.inner(input_ids=words, attention_mask=(words > 0).long()).logits
-        return logits
 
 
 def _numbers(x: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ In round r, for each sample j of client k, on one batch, with z regenerated from
     g = (l(w + eps z) - l(w - eps z)) / (2 eps)                 sent as a byte: sign and 7-bit logarithmic magnitude
     w <- w - lr g z / sqrt(n)                                   by everybody, for all n bytes, in the machines' order
 
-The way down is the log of the bytes since the round that a client's model is of, or the model where that is fewer bytes.
+The way down is the log of the bytes since the round that a client's model is of, or the model where that is less.
 Every reply carries a digest of the model the client computed on: one that differs is refused and the client is sent the
 model; where it differs again, the client is excluded. The authors' code restores a backup every 16 iterations, for its
-weights drift by adding and taking away eps z; here each loss is measured on weights made anew from the untouched vector,
-and only bytes of the log ever change that vector.
+weights drift by adding and taking away eps z; here each loss is measured on weights made anew from the untouched
+vector, and only bytes of the log ever change that vector.
 """
 
 import math
@@ -27,9 +27,9 @@ from .contract import Arrays, Ask, ClientHalf, Metrics, Plugin, RefusedUpdateErr
 from .samples import Samples
 from .scalar_log import ScalarLog, machine
 from .trainable import Trainable
-from .zeroth import NOT_FINITE, Law, decode, digest, direction, encode, key_of
+from .zeroth import DIGEST, NOT_FINITE, Law, decode, digest, direction, encode, key_of
 
-_VECTOR, _ROUND, _MODEL, _CODES, _DIGEST = "vector", "round", "model", "codes", "digest"
+_VECTOR, _ROUND, _MODEL, _CODES = "vector", "round", "model", "codes"
 _FINE, _REPAIRED, _EXCLUDED = 0, 1, 2
 
 
@@ -105,9 +105,9 @@ class OneByteClient(ClientHalf[OneByteSettings]):
         return Trainable(site.model, self.settings.lora_rank, site.seed)
 
     def train(self, site: Site) -> Update:
-        """Give a byte a sample, and the digest of the model."""
+        """Give one array: a byte a sample, then the digest of the model (a second array would cost another header)."""
         vector = torch.from_numpy(np.array(site.state[_VECTOR])).to(site.device)
-        extra: Arrays = {_CODES: np.zeros(0, np.uint8), _DIGEST: digest(vector)}
+        codes = np.zeros(0, np.uint8)
         metrics = {"payload_down": float(sum(value.nbytes for value in site.received.values()))}
         examples = len(site.labelled)
         if examples:
@@ -115,9 +115,9 @@ class OneByteClient(ClientHalf[OneByteSettings]):
             values, metrics["train_loss"] = estimate(
                 site, trainable, vector, site.labelled, machine(site.name), self.settings
             )
-            extra[_CODES] = encode(values, self.settings.largest)
-        metrics["payload_up"] = float(sum(value.nbytes for value in extra.values()))
-        return Update({}, examples, metrics, extra)
+            codes = encode(values, self.settings.largest)
+        sent = np.concatenate([codes, digest(vector)])
+        return Update({}, examples, {**metrics, "payload_up": float(sent.nbytes)}, {_CODES: sent})
 
     def _bare(self, site: Site) -> Trainable:
         """Give the trainable again; with LoRA its base is the initial model, which `prepare` wrote over."""
@@ -134,6 +134,7 @@ class OneByteServer(ServerHalf[OneByteSettings]):
         self.seed, self.train = site.seed, site.train_config
         self.trainable = Trainable(site.model, settings.lora_rank, site.seed)
         self.vector = self.trainable.initial()
+        self.digest = digest(self.vector)
         self.log = ScalarLog(settings.samples)
         self.members: dict[str, tuple[int, int]] = {}
         """By client: the round that its model is of (-1: it is to be sent the model), and its standing."""
@@ -165,31 +166,35 @@ class OneByteServer(ServerHalf[OneByteSettings]):
 
     def begin(self) -> Any:
         """Give an empty round."""
+        self.digest = digest(self.vector)  # the model does not change before `finish`
         return {}
 
     def add(self, total: Any, client: str, update: Update) -> None:
         """Take a client's bytes. Raises RefusedUpdateError for another model, a form not asked for, or no number."""
-        self._check_digest(client, update.extra.get(_DIGEST))
-        codes = update.extra.get(_CODES, np.zeros(0, np.uint8))
+        sent = update.extra.get(_CODES, np.zeros(0, np.uint8))
         wanted = self.settings.samples if update.examples else 0
-        if codes.dtype != np.uint8 or codes.shape != (wanted,):
-            raise RefusedUpdateError(f"{client}: codes are {codes.dtype} {list(codes.shape)}; wanted uint8 [{wanted}]")
+        if sent.dtype != np.uint8 or sent.shape != (wanted + DIGEST,):
+            raise RefusedUpdateError(
+                f"{client}: codes are {sent.dtype} {list(sent.shape)}; wanted uint8 [{wanted + DIGEST}], a byte a sample "
+                f"and {DIGEST} of the digest"
+            )
+        codes = sent[:wanted]
+        self._check_digest(client, sent[wanted:])
         if bad := int((codes == NOT_FINITE).sum()):
             raise RefusedUpdateError(
-                f"{client}: {bad} of {wanted} scalars are not finite (NaN or infinite); a smaller train.lr often mends it"
+                f"{client}: {bad} of {wanted} scalars are not finite (NaN or infinite); a smaller train.lr may mend it"
             )
         if wanted:
             total[machine(client)] = np.array(codes)
 
-    def _check_digest(self, client: str, found: NDArray[Any] | None) -> None:
+    def _check_digest(self, client: str, found: NDArray[Any]) -> None:
         _, standing = self.members.get(client, (0, _FINE))
         if standing == _EXCLUDED:
             raise RefusedUpdateError(f"{client} is excluded: its model differed again after it was sent the model")
-        if found is not None and np.array_equal(found, digest(self.vector)):
+        if np.array_equal(found, self.digest):
             self.members[client] = (self.log.last, standing)
             return
-        said = "no digest" if found is None else f"digest {found.tobytes().hex()}"
-        wanted = f"{client}: {said}, the server's is {digest(self.vector).tobytes().hex()}"
+        wanted = f"{client}: digest {found.tobytes().hex()}, the server's is {self.digest.tobytes().hex()}"
         if standing == _REPAIRED:
             self.members[client] = (-1, _EXCLUDED)
             raise RefusedUpdateError(f"{wanted}: its model differs again after a repair; the client is excluded")

@@ -1,7 +1,7 @@
 """Zeroth-order training from shared randomness: directions by counter, the byte of a sample, the digest of a model.
 
-Directions come from splitmix64 on integer tensors, which wrap around alike on every device, so CPU and GPU make the same
-bits; torch's own generators promise that on neither.
+Directions come from splitmix64 on integer tensors, which wrap around alike on every device, so CPU and GPU make the
+same bits; torch's own generators promise that on neither.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from torch import Tensor
 Law = Literal["rademacher", "gaussian"]
 NOT_FINITE = 0x80
 """The byte of a sample that is NaN or infinite: the sign with the magnitude 0, which no number has."""
+DIGEST = 8  # bytes of a digest
 STEPS = 16  # steps of the magnitude in an e-fold: half a step is 3.2 %
 _SIGNS = 32  # directions of +1 and -1 taken from one hash
 
@@ -87,6 +88,6 @@ def decode(codes: NDArray[np.uint8], largest: float) -> NDArray[np.float64]:
 
 
 def digest(vector: Tensor) -> NDArray[np.uint8]:
-    """Give the digest of a vector of weights: 8 bytes of BLAKE2b over its bits."""
+    """Give the digest of a vector of weights: uint8 [DIGEST] of BLAKE2b over its bits."""
     bits = np.ascontiguousarray(vector.detach().cpu().numpy()).tobytes()
-    return np.frombuffer(hashlib.blake2b(bits, digest_size=8).digest(), np.uint8)
+    return np.frombuffer(hashlib.blake2b(bits, digest_size=DIGEST).digest(), np.uint8)

@@ -220,7 +220,7 @@ def _spoiled(plugin: Plugin) -> Plugin:
             weights = {name: np.full_like(value, np.nan) for name, value in update.weights.items()}
             extra = {name: value * np.nan if value.dtype.kind == "f" else value for name, value in update.extra.items()}
             if "codes" in extra:  # onebyte's byte of a scalar that is not finite
-                extra["codes"] = np.full_like(extra["codes"], 0x80)
+                extra["codes"] = np.concatenate([np.full(16, 0x80, np.uint8), extra["codes"][16:]])
             return Update(weights, update.examples, update.metrics, extra)
 
     return Plugin(plugin.settings, Client, plugin.server)
