@@ -18,7 +18,7 @@ _VOCABULARY = 256
 def transformer(
     shape: Shape, classes: int, width: int = 32, depth: int = 1, heads: int = 4, features: int | None = None
 ) -> Classifier:
-    """A transformer over words: `depth` blocks of `width` with `heads` heads, the mean of the words, a linear head.
+    """Build a transformer over words: `depth` blocks of `width`, `heads` heads, the mean of the words, a linear head.
 
     Word 0 fills up and does not enter the mean. 1,1,16 and 4 classes: 17,348 weights; width 160, depth 4: 0.87 M.
     """

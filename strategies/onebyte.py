@@ -175,8 +175,8 @@ class OneByteServer(ServerHalf[OneByteSettings]):
         wanted = self.settings.samples if update.examples else 0
         if sent.dtype != np.uint8 or sent.shape != (wanted + DIGEST,):
             raise RefusedUpdateError(
-                f"{client}: codes are {sent.dtype} {list(sent.shape)}; wanted uint8 [{wanted + DIGEST}], a byte a sample "
-                f"and {DIGEST} of the digest"
+                f"{client}: codes are {sent.dtype} {list(sent.shape)}; wanted uint8 [{wanted + DIGEST}], "
+                f"a byte a sample and {DIGEST} of the digest"
             )
         codes = sent[:wanted]
         self._check_digest(client, sent[wanted:])

@@ -80,9 +80,10 @@ QUIET = {*ALONE, "adabn"}
 def _toy(strategy: str) -> dict[str, Any]:
     if strategy == "adabn":
         return {**BOXES, "model": {"name": "detector", "options": {"norm": "batch"}}}
-    if strategy in BYTES:  # many small steps, each of a few noisy samples
+    if strategy in BYTES:  # a round is one small, noisy step; it learns the slower the more weights there are
+        small = {"model": {"name": "mlp", "options": {"hidden": 8}}, "train": {"batch_size": 64, "lr": 0.2}}
         settings = {"onebyte": {"samples": 16, "scale": "mean"}}
-        return {**TOY, "rounds": 100, "settings": settings, "train": {**TOY["train"], "lr": 0.05, "batch_size": 64}}
+        return {**TOY, **small, "rounds": 20, "settings": settings, "evaluate": {"clients": "all", "every": 10}}
     if strategy in SEMI or strategy.endswith("_half"):
         return HALF_LABELLED
     return BOXES if strategy.partition(":")[0] in DETECTION or strategy.endswith("_boxes") else TOY
