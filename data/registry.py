@@ -25,6 +25,7 @@ from .idx import read_fashion_mnist, read_kmnist, read_mnist
 from .options import Reader, call_checked, check_names, did_you_mean, options_of
 from .scenes import read_scenes
 from .synthetic import read_synthetic
+from .topics import read_topics
 
 DATASETS: Mapping[str, Reader] = MappingProxyType(
     {
@@ -41,6 +42,7 @@ DATASETS: Mapping[str, Reader] = MappingProxyType(
         "scenes": read_scenes,
         "soda10m": read_soda10m,
         "synthetic": read_synthetic,
+        "topics": read_topics,
         "voc": read_voc,
         "yolo": read_yolo,
     }

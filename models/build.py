@@ -16,6 +16,7 @@ from .errors import ModelError, did_you_mean
 from .parts import parts
 from .rtdetr import rtdetr
 from .small import mobilenet, vit
+from .text import transformer
 
 GROUP = "fedbox.models"
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -25,6 +26,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "mobilenet": mobilenet,
     "resnet": resnet,
     "rtdetr": rtdetr,
+    "transformer": transformer,
     "vit": vit,
 }
 

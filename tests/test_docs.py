@@ -145,7 +145,7 @@ def test_commands_on_the_pages_are_right(example_files: Path, page: Path, words:
         config = check(source or "quickstart", changes)
         assert find(config.strategy)
         assert set(config.data.options) <= set(dataset_options(config.data.dataset))
-        shape = (3, 64, 64) if config.model.name == "detector" else (1, 8, 8)
+        shape = {"detector": (3, 64, 64), "transformer": (1, 1, 16)}.get(config.model.name, (1, 8, 8))
         assert build_model(config.model.name, shape=shape, classes=10, seed=0, options=config.model.options)
     elif name == "strategies" and given["name"]:
         assert find(given["name"])

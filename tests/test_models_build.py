@@ -88,7 +88,8 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 def test_weights_depend_on_the_seed_alone(name: str) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    shape = (3, 64, 64) if name in {"detector", "rtdetr"} else (1, 8, 8)
+    shapes = {"detector": (3, 64, 64), "rtdetr": (3, 64, 64), "transformer": (1, 1, 16)}
+    shape = shapes.get(name, (1, 8, 8))
     options = {"size": "tiny"} if name == "rtdetr" else {}
     first = built(name, seed=5, shape=shape, **options)
     assert torch.equal(torch.get_rng_state(), before)
@@ -143,7 +144,7 @@ def test_the_trial_leaves_no_trace() -> None:
             "cnnn",
             {},
             "no model is called 'cnnn'. Did you mean 'cnn'\\? "
-            "Allowed: cnn, detector, mlp, mobilenet, resnet, rtdetr, tiny, twice, vit",
+            "Allowed: cnn, detector, mlp, mobilenet, resnet, rtdetr, tiny, transformer, twice, vit",
         ),
         ("zzz", {}, "no model is called 'zzz'. Allowed"),
         ("twice", {}, "offered by 2 packages: outside_models:Named, outside_models:plain"),
