@@ -1,8 +1,17 @@
 """Fixtures that every room's tests share."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is marked `soak` unless it is asked for: FEDBOX_SOAK=1 pytest -m soak."""
+    if not os.environ.get("FEDBOX_SOAK"):
+        for item in items:
+            if item.get_closest_marker("soak"):
+                item.add_marker(pytest.mark.skip(reason="a long test: FEDBOX_SOAK=1 runs it"))
 
 
 @pytest.fixture(scope="session")

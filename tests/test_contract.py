@@ -1,5 +1,6 @@
 """The contract suite: what every registered strategy must do. A strategy gets these tests by being registered."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -155,6 +156,8 @@ def test_bytes_are_counted(whole: fedbox.Result) -> None:
 
 
 def test_it_is_the_same_on_two_workers(whole: fedbox.Result, tmp_path: Path) -> None:
+    if whole.summary["strategy"] in DETECTION - {"fedsto", "fedavg-ema"} and not os.environ.get("FEDBOX_SOAK"):
+        pytest.skip("the other strategies on boxes share these two's machinery: FEDBOX_SOAK=1 runs them as well")
     other = _run(tmp_path / "two", whole.summary["strategy"], workers=2)
     assert other.summary["model_sha256"] == whole.summary["model_sha256"]
     assert _lines(other) == _lines(whole)

@@ -207,6 +207,7 @@ def test_the_wheel_holds_the_rooms_and_their_data_and_nothing_else(fresh: Fresh)
     modules = {f"fedbox/{room}/{path.name}" for room in ROOMS for path in (ROOT / room).glob("*.py")}
     data = {"fedbox/py.typed", "fedbox/data/digits.npz"}
     data |= {f"fedbox/server/{path.name}" for path in (ROOT / "server").glob("*.html")}
+    data |= {f"fedbox/strategies/{path.name}" for path in (ROOT / "strategies").glob("*.pyi")}
     data |= {f"fedbox/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     assert "fedbox/configs/quickstart.yaml" in data
     package = {name for name in names if name.startswith("fedbox/")}

@@ -6,7 +6,7 @@ import pytest
 from chaos_for_tests import run_chaos
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_kills_and_cuts_change_nothing(tmp_path: Path) -> None:
     found = run_chaos(tmp_path, rounds=6, clients=2, server_kills=1, client_kills=1, cuts=2)
     seconds = found.pop("seconds")

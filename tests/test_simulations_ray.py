@@ -52,7 +52,7 @@ def test_the_same_model_and_a_killed_actor_is_replaced(tmp_path: Path, here: Any
     assert lines(there.folder) == lines(here.folder)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_client_that_kills_two_actors_is_lost(tmp_path: Path, cluster: Any) -> None:
     there = run_trouble(
         tmp_path / "ray", "kill", "client-2", rounds=1, clients__min_success=0.5, engine__kind="ray",
@@ -63,7 +63,7 @@ def test_a_client_that_kills_two_actors_is_lost(tmp_path: Path, cluster: Any) ->
     assert "the actor died twice while it ran client-2" in record["failures"][0]["reason"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_an_actor_that_cannot_be_replaced_ends_the_run(tmp_path: Path, cluster: Any) -> None:
     """The client takes the mark from the run's folder, by which actors know it, before it kills its actor."""
     wish = {"file": str(tmp_path / "ray" / ".ray")}
@@ -72,7 +72,7 @@ def test_an_actor_that_cannot_be_replaced_ends_the_run(tmp_path: Path, cluster: 
         run_trouble(tmp_path / "ray", "kill-once", "client-2", wish=wish, engine__kind="ray", **join)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_node_that_dies_in_mid_round(tmp_path: Path, cluster: Any, here: Any) -> None:
     """In round 2 the first client on the second node ends that node's raylet and its own actor."""
     node = next(iter(cluster.worker_nodes))
