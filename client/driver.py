@@ -5,17 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..strategies.base import RAISED, Context, Error, Message, RecordDict
-from ..strategies.grids import RUN_ID
+from ..strategies.grids import FIRST_NODE, RUN_ID
 
 App = Callable[[Message, Context], Message]
 
 
-def context_for(node_id: int, number: int, client: str, run_config: dict[str, bool | float | int | str]) -> Context:
-    """Give the context of a node: client `number` (from 0), called `client`."""
+def context_for(node_id: int, client: str, run_config: dict[str, bool | float | int | str]) -> Context:
+    """Give the context of a node of one of our Grids, which is that of the client called `client`."""
     return Context(
         run_id=RUN_ID,
         node_id=node_id,
-        node_config={"partition-id": number, "client": client},
+        node_config={"partition-id": node_id - FIRST_NODE, "client": client},
         state=RecordDict(),
         run_config=run_config,
     )

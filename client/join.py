@@ -63,8 +63,7 @@ class SiteWork:
         """Run the ClientApp on a message."""
         round_ = message.metadata.group_id
         log.info("%s: %s, round %s", self._name, message.metadata.message_type, round_, extra={"client": self._name})
-        node = FIRST_NODE + self._number
-        return drive(app, message, context_for(node, self._number, self._name, self._run_config))
+        return drive(app, message, context_for(FIRST_NODE + self._number, self._name, self._run_config))
 
     def _own(self, config: str) -> Config:
         """Give the server's configuration with what is this machine's own."""

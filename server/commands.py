@@ -60,7 +60,7 @@ def serve(
     terms = Terms(heartbeat=heartbeat, grace=grace, largest=max_message * 2**20, compress=compress)
     service = Service(listen, identity, clients, wait_for, metrics_port, terms)
     try:
-        result = serve(check(config, overrides or []), service, out=out, resume=resume, progress=False)
+        result = serve(check(config, overrides or []), service, out=out, resume=resume)
     except KeyboardInterrupt:
         typer.secho("error: stopped; the run can go on with --resume", fg=typer.colors.RED, err=True)
         raise typer.Exit(130) from None

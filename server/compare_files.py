@@ -4,15 +4,14 @@ import csv
 import io
 import math
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 
 from .checkpoint import write_atomic
 from .compare import CompareRow, Target
 from .curves import all_series, curve_charts, metric_curve
 from .groups import Group
+from .page import page
 from .stats import ABSENT, duration, human_bytes, number, plus_minus
-from .svg import COLOURS, DASHES
 
 _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", ABSENT: "--", ">=": r"$\geq$"}
 _TEX |= {"<=": r"$\leq$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
@@ -114,12 +113,8 @@ def _tex(text: str) -> str:
 
 def html(rows: Sequence[CompareRow], groups: Sequence[Group], metric: str, target: Target | None) -> str:
     """Give one self-contained page: the table, the sentences, the curves with their bands."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    files = resources.files(__package__)
-    loader = FunctionLoader(lambda name: files.joinpath(name).read_text("utf-8"))
-    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader)
-    return jinja.get_template("compare.html").render(
+    return page(
+        "compare.html",
         title=f"{metric} of {len(rows)} rows",
         headings=headings(metric, target),
         cells=cells(rows),
@@ -127,8 +122,6 @@ def html(rows: Sequence[CompareRow], groups: Sequence[Group], metric: str, targe
         groups=groups,
         charts=curve_charts(groups, metric).main,
         examples=([], {}),  # the styles are the report's, which may hold pictures
-        dashes=DASHES,
-        colours=COLOURS,
     )
 
 

@@ -35,7 +35,6 @@ class Fleet:
         self.told: set[str] = set()
         self._free = terms.uploads
         self._offers: deque[tuple[Line, str]] = deque()
-        self._lines = itertools.count()
 
     # The run's side.
 

@@ -7,7 +7,6 @@ failures and configurations. Runs that differ only in seed, name or engine form 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
 from .charts import Chart, Strip, line_chart, stack_chart, strip_chart
@@ -16,10 +15,10 @@ from .curves import all_series, curve_charts, sent, sent_so_far
 from .examples import KINDS, Example, by_domain
 from .groups import Group, client_values, figures, group_differences, group_runs, main_metric, phases
 from .marks import Marks
+from .page import page
 from .records import lower_is_better
 from .runs import ReportError, RunRecord, load_run
 from .stats import byte_unit, duration, finite, human_bytes, mean_std, number, quantile, worst_decile
-from .svg import COLOURS, DASHES
 from .tables import answer, environment, failures, final_columns, final_rows, notes
 
 DIAGNOSTIC = "pseudo_"
@@ -38,9 +37,9 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     out = Path(out)
     if out.is_dir():
         out = out / "report.html"
-    page = _render(group_runs([load_run(folder) for folder in folders]))
+    text = _render(group_runs([load_run(folder) for folder in folders]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, page.encode(errors="replace"))
+    write_atomic(out, text.encode(errors="replace"))
     return out
 
 
@@ -105,7 +104,6 @@ def _pictures(groups: Sequence[Group]) -> tuple[list[Pictures], dict[str, str]]:
 
 def _render(groups: Sequence[Group]) -> str:
     import yaml
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     runs = [(group.run_label(run), run) for group in groups for run in group.runs]
     names = list(dict.fromkeys(run.name for _, run in runs))
@@ -114,15 +112,8 @@ def _render(groups: Sequence[Group]) -> str:
     columns = final_columns(metric, told)
     rows = final_rows(groups, columns, metric)
     curves = curve_charts(groups, metric)
-    jinja = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(lambda name: resources.files(__package__).joinpath(name).read_text("utf-8")),
-    )
-    template = jinja.get_template("report.html")
-    return template.render(
+    return page(
+        "report.html",
         title=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
         answer=answer(rows, metric),
         sent=human_bytes(math.fsum(finite([one[key] for one in told for key in ("bytes_up", "bytes_down")]))),
@@ -141,6 +132,4 @@ def _render(groups: Sequence[Group]) -> str:
         differences=group_differences(groups),
         environment=environment(runs),
         dump=lambda config: yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
-        dashes=DASHES,
-        colours=COLOURS,
     )

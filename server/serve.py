@@ -11,13 +11,10 @@ from typing import Any
 
 from ..configs import Config, ConfigError, Fault
 from ..configs.tls import Identity
-from ..strategies.base import identity
 from ..strategies.federation import Federation
-from ..strategies.grids import RUN_ID
 from ..strategies.registry import find
 from .callbacks import Callback, Callbacks, TensorBoard
 from .checkpoint import write_atomic
-from .console import ProgressBar
 from .enrolment import Enrolment
 from .fleet import Fleet
 from .folder import RunFolder, default_folder
@@ -27,7 +24,7 @@ from .loop import Coordinator
 from .metrics import Metrics
 from .outcome import Result, finish
 from .report import write_report
-from .session import check_device, conduct, own_thread_and_randomness, told
+from .session import check_device, claimed, conduct, session
 
 log = logging.getLogger("fedbox.server")
 _RUN = "run_id"
@@ -54,7 +51,6 @@ def serve(
     *,
     out: Path | None = None,
     resume: bool = False,
-    progress: bool = True,
     callbacks: Sequence[Callback] = (),
     listening: Callable[[int], None] = lambda _port: None,
 ) -> Result:
@@ -66,25 +62,13 @@ def serve(
     check_device(config.engine.device)
     folder = RunFolder(out or default_folder(config, resume), resume)
     with ExitStack() as stack:
-        stack.callback(folder.close)
-        bar = ProgressBar() if progress else None
-        if bar:
-            stack.callback(bar.close)
-        stack.enter_context(own_thread_and_randomness())
-        stack.enter_context(identity(RUN_ID))
-        stack.enter_context(told(folder.path))
-        if not resume:
-            folder.write_config(config)
-        try:
+        stack.enter_context(session(folder))
+        with claimed(folder, config, resume):
             federation = Federation.prepare(config)
             fleet = Fleet(_enrolment(service, federation), service.terms, config.model_dump_json(), _run_id(folder))
             grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
-        except Exception:
-            if not resume:
-                folder.disown()
-            raise
         stack.callback(grid.close)
-        listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else []), *([bar] if bar else [])]
+        listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else [])]
         if service.metrics_port is not None:
             metrics = Metrics(fleet, service.metrics_port)
             stack.callback(metrics.close)

@@ -4,7 +4,7 @@ import errno
 import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ import numpy as np
 import torch
 
 from ..configs import Config, ConfigError, Fault, load_config
+from ..strategies.base import identity
+from ..strategies.grids import RUN_ID
 from ..strategies.registry import settings_faults
 from ..strategies.selection import selector_faults
+from .folder import RunFolder
 from .loop import Coordinator, RunFailedError
 
 
@@ -68,6 +71,30 @@ def raise_on_sigterm() -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
+
+
+@contextmanager
+def session(folder: RunFolder) -> Iterator[None]:
+    """Hold what surrounds a run: its folder, one quiet thread, Flower's identity, a word about a full disk."""
+    with ExitStack() as stack:
+        stack.callback(folder.close)
+        stack.enter_context(own_thread_and_randomness())
+        stack.enter_context(identity(RUN_ID))
+        stack.enter_context(told(folder.path))
+        yield
+
+
+@contextmanager
+def claimed(folder: RunFolder, config: Config, resume: bool) -> Iterator[None]:
+    """Surround a run's set-up: whatever kills a new run can be resumed from, unless it could not even start."""
+    if not resume:
+        folder.write_config(config)
+    try:
+        yield
+    except Exception:
+        if not resume:
+            folder.disown()
+        raise
 
 
 def conduct(coordinator: Coordinator, first: int, end: Callable[[str], dict[str, Any]]) -> dict[str, Any]:

@@ -69,8 +69,8 @@ class InProcessGrid(StreamGrid):
         for client, message in tasks:
             if deadline is not None and time.monotonic() > deadline:
                 return
-            node = message.metadata.dst_node_id
-            yield drive(self._app, message, context_for(node, node - FIRST_NODE, client, self._run_config))
+            context = context_for(message.metadata.dst_node_id, client, self._run_config)
+            yield drive(self._app, message, context)
 
     def _client(self, message: Message) -> str:
         number = message.metadata.dst_node_id - FIRST_NODE

@@ -3,6 +3,7 @@
 Both ends are ours and on one machine; what comes through the pipe is trusted.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +44,25 @@ def read_arrays(layout: Layout, data: memoryview, offset: int) -> tuple[ArrayRec
         record[name] = Array(dtype, shape, "numpy.ndarray", bytes(data[offset : offset + size]))
         offset += size
     return record, offset
+
+
+class Broadcasts:
+    """The arrays that are the same for all clients, decoded once for all that run in this process."""
+
+    def __init__(self) -> None:
+        self._version, self._record = -1, ArrayRecord()
+
+    def content(
+        self, records: dict[str, Any], layout: Layout | None, version: int, data: Callable[[], memoryview]
+    ) -> RecordDict:
+        """Give a task's content of its own records and, where there is a layout, the broadcast of this version."""
+        content = RecordDict(records)
+        if layout is not None:
+            if version != self._version:
+                self._record, _ = read_arrays(layout, data(), 0)
+                self._version = version
+            content["arrays"] = self._record
+        return content
 
 
 def pack(message: Message, block: Block) -> Packed:

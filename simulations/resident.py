@@ -13,8 +13,8 @@ from ..client.driver import context_for, drive
 from ..client.workspace import Workspace, use
 from ..configs import Config
 from ..server.memory import peak_rss_mb
-from ..strategies.base import ArrayRecord, Metadata, RecordDict, remade, run_config
-from .packing import Layout, Packed, pack, read_arrays
+from ..strategies.base import Metadata, remade, run_config
+from .packing import Broadcasts, Layout, Packed, pack
 from .pool import WorkerError
 from .shared import LocalBlock
 from .sharing import Shared, attach
@@ -38,7 +38,7 @@ class Resident:
         federation = attach(LocalBlock(data), shared, Config.model_validate_json(config_json))
         use(Workspace(federation, Path(folder)), config_json, folder)
         self._run_config = run_config(config_json, folder)
-        self._version, self._record = -1, ArrayRecord()
+        self._broadcasts = Broadcasts()
 
     def ready(self) -> None:
         """Answer once the workspace stands."""
@@ -47,14 +47,8 @@ class Resident:
         self, client: str, metadata: Metadata, records: dict[str, Any], version: int, layout: Layout | None, data: Any
     ) -> tuple[Packed, NDArray[Any], float]:
         """Run a client; give its reply, the bytes of the reply's arrays, and this process's peak memory in MB."""
-        content = RecordDict(records)
-        if layout is not None:
-            if version != self._version:  # decoded once for all the clients that run here
-                self._record, _ = read_arrays(layout, memoryview(data), 0)
-                self._version = version
-            content["arrays"] = self._record
-        number = int(client.rpartition("-")[2])
-        context = context_for(metadata.dst_node_id, number, client, self._run_config)
+        content = self._broadcasts.content(records, layout, version, lambda: memoryview(data))
+        context = context_for(metadata.dst_node_id, client, self._run_config)
         block = LocalBlock()
         packed = pack(drive(app, remade(metadata, content), context), block)
         return packed, block.data, peak_rss_mb()

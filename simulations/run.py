@@ -17,12 +17,10 @@ from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
 from ..server.loop import Coordinator
 from ..server.outcome import Result, finish
-from ..server.session import check, check_device, conduct, own_thread_and_randomness, raise_on_sigterm, told
-from ..strategies.base import identity
+from ..server.session import check, check_device, claimed, conduct, raise_on_sigterm, session
 from ..strategies.contract import Plugin
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
-from ..strategies.grids import RUN_ID
 from ..strategies.registry import find
 from .examples import Models, save_examples
 from .inprocess import InProcessGrid
@@ -47,33 +45,24 @@ def run_config(
     bar = ProgressBar() if progress else None
     listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else []), *([bar] if bar else [])]
     with ExitStack() as stack:
-        stack.callback(folder.close)
+        stack.enter_context(session(folder))
         if bar:
             stack.callback(bar.close)
         stack.enter_context(shown_by(bar.on_read if bar else lambda *_: None))
-        stack.enter_context(own_thread_and_randomness())
-        stack.enter_context(identity(RUN_ID))
-        with told(folder.path):
-            summary = _simulate(config, plugin, folder, resume, Callbacks(listeners), stack)
-            if report:
-                from ..server.report import write_report
+        summary = _simulate(config, plugin, folder, resume, Callbacks(listeners), stack)
+        if report:
+            from ..server.report import write_report
 
-                write_report([folder.path], folder.path / "report.html")
+            write_report([folder.path], folder.path / "report.html")
     return Result(folder.path, summary)
 
 
 def _simulate(
     config: Config, plugin: Plugin, folder: RunFolder, resume: bool, callback: Callback, stack: ExitStack
 ) -> dict[str, Any]:
-    if not resume:
-        folder.write_config(config)  # whatever kills the run from here on, it can be resumed
     workers = config.engine.workers or len(os.sched_getaffinity(0))
-    try:
+    with claimed(folder, config, resume):
         coordinator, pool = _set_up(config, plugin, folder.path, workers, callback, stack)
-    except Exception:
-        if not resume:
-            folder.disown()
-        raise
     first = coordinator.restore() if resume else 1
     folder.write_config(config)
 

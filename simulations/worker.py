@@ -17,9 +17,9 @@ from ..client.driver import context_for, drive
 from ..client.workspace import Workspace, use
 from ..configs import Config
 from ..server.memory import peak_rss_mb
-from ..strategies.base import ArrayRecord, Message, RecordDict, remade, run_config
+from ..strategies.base import Message, remade, run_config
 from ..strategies.optim import make_optimizer
-from .packing import pack, read_arrays
+from .packing import Broadcasts, pack
 from .protocol import Done, Setup, Task
 from .shared import Block
 from .sharing import attach
@@ -34,9 +34,8 @@ class Worker:
         self.pipe = pipe
         self.slabs = slabs
         self.sent = 0
-        self.version = -1
         self.rss_mb = 0.0
-        self.record = ArrayRecord()
+        self.broadcasts = Broadcasts()
 
     def setup(self, setup: Setup) -> None:
         """Build the workspace over the shared data."""
@@ -61,15 +60,11 @@ class Worker:
             self.sent += 1
 
     def _run(self, task: Task) -> Message:
-        content = RecordDict(task.records)
-        if task.layout is not None:
-            if task.version != self.version:  # a broadcast is read once for all the clients that run here
-                self.record, _ = read_arrays(task.layout, self.broadcast.view(task.size), 0)
-                self.version = task.version
-            content["arrays"] = self.record
-        message = remade(task.metadata, content)
-        number = int(task.client.rpartition("-")[2])
-        return drive(app, message, context_for(task.metadata.dst_node_id, number, task.client, self.run_config))
+        content = self.broadcasts.content(
+            task.records, task.layout, task.version, lambda: self.broadcast.view(task.size)
+        )
+        context = context_for(task.metadata.dst_node_id, task.client, self.run_config)
+        return drive(app, remade(task.metadata, content), context)
 
 
 def _watch(lifeline: int) -> None:

@@ -62,9 +62,7 @@ def test_the_model_is_that_of_a_simulation(tmp_path: Path) -> None:
 
     service, config = Service("127.0.0.1:0"), check(TOY)
     run = threading.Thread(
-        target=lambda: result.append(
-            serve(config, service, out=tmp_path / "served", progress=False, listening=ports.append)
-        )
+        target=lambda: result.append(serve(config, service, out=tmp_path / "served", listening=ports.append))
     )
     run.start()
     while not ports:
