@@ -1,12 +1,17 @@
 """The command line, as a user meets it: real processes, their output and their exit codes."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from fedbox.__main__ import app, main
 
 TOY = ["rounds=1", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "train.epochs=1"]
 TOY += ["engine.workers=1"]
@@ -24,6 +29,22 @@ def _fedbox(*words: str, cwd: Path | None = None) -> "subprocess.CompletedProces
     )
 
 
+@pytest.fixture
+def fedbox_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line in this process, for what needs no process of its own: (exit code, stdout, stderr)."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedbox", *words])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("NO_COLOR", "1")
+        with contextlib.chdir(tmp_path), pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
 def test_help_needs_none_of_the_heavy_packages() -> None:
     code = (
         "import sys; sys.argv = ['fedbox', '--help']\n"
@@ -37,11 +58,11 @@ def test_help_needs_none_of_the_heavy_packages() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", ["run", "strategies", "configs", "data", "report"])
-def test_every_command_explains_itself(command: str) -> None:
-    done = _fedbox(command, "--help")
-    assert done.returncode == 0
-    assert "Usage: " in done.stdout
+@pytest.mark.parametrize("command", sorted(typer.main.get_command(app).commands))  # type: ignore[attr-defined]
+def test_every_command_explains_itself(command: str, fedbox_here: Any) -> None:
+    ended, out, _ = fedbox_here(command, "--help")
+    assert ended == 0
+    assert "Usage: " in out
 
 
 def test_a_run_ends_with_a_summary_and_a_report(tmp_path: Path) -> None:
@@ -84,10 +105,17 @@ def test_all_faults_of_a_configuration_come_at_once(tmp_path: Path) -> None:
         (["strategies", "fedprx"], 4, "did you mean 'fedprox'"),
     ],
 )
-def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, tmp_path: Path) -> None:
-    done = _fedbox(*words, cwd=tmp_path)
-    assert done.returncode == code, done.stderr
-    assert text in done.stderr
+def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, fedbox_here: Any) -> None:
+    ended, _, error = fedbox_here(*words)
+    assert ended == code, error
+    assert text in error
+    assert "Traceback" not in error
+
+
+def test_a_process_ends_with_the_exit_code(tmp_path: Path) -> None:
+    done = _fedbox("run", "quickstart", "model=cnnn", cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert "cnn" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -132,20 +160,20 @@ def test_a_dry_run_of_fedsto_tells_its_phases(tmp_path: Path) -> None:
     ("word", "code"),
     [("rounds=0", 2), ("engine.device=abacus", 2), ("data.dataset=digitz", 3), ("model=cnnn", 3), ("strategy=x:y", 4)],
 )
-def test_a_dry_run_ends_with_the_code_of_the_fault(tmp_path: Path, word: str, code: int) -> None:
-    done = _fedbox("run", "quickstart", "--dry-run", word, cwd=tmp_path)
-    assert done.returncode == code
-    assert done.stdout == ""
-    assert "Traceback" not in done.stderr
+def test_a_dry_run_ends_with_the_code_of_the_fault(word: str, code: int, fedbox_here: Any) -> None:
+    ended, out, error = fedbox_here("run", "quickstart", "--dry-run", word)
+    assert ended == code
+    assert out == ""
+    assert "Traceback" not in error
 
 
-def test_listings() -> None:
-    strategies = _fedbox("strategies").stdout
+def test_listings(fedbox_here: Any) -> None:
+    strategies = fedbox_here("strategies")[1]
     for name in ("fedavg", "fedprox", "centralized", "local"):
         assert name in strategies
-    assert "mu" in _fedbox("strategies", "fedprox").stdout
-    assert "quickstart" in _fedbox("configs").stdout
-    assert _fedbox("configs", "quickstart").stdout.startswith("# fedbox run quickstart")
+    assert "mu" in fedbox_here("strategies", "fedprox")[1]
+    assert "quickstart" in fedbox_here("configs")[1]
+    assert fedbox_here("configs", "quickstart")[1].startswith("# fedbox run quickstart")
 
 
 def test_data_shows_every_client_and_draws_a_picture(tmp_path: Path) -> None:
