@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .examples import Example, read_examples
+from .holdings import Holdings, read_holdings
+from .landmarks import Landmarks, read_landmarks
 from .records import Record, read_lines
 from .stats import ABSENT, printable
+from .timeline import Timing, read_timings
 
 
 class ReportError(ValueError):
@@ -42,6 +45,9 @@ class RunRecord:
     summary: dict[str, Any]
     notes: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
+    holdings: Holdings | None = None
+    timings: tuple[Timing, ...] = ()
+    landmarks: Landmarks | None = None
 
     def told(self, key: str) -> Any:
         """Give `key` from the summary, else from the configuration, else None."""
@@ -84,8 +90,13 @@ def load_run(path: Path) -> RunRecord:
         inside = sorted(p.parent.name for p in path.glob("*/rounds.jsonl"))
         hint = f"give the runs in it: {', '.join(inside[:8])}" if inside else "give a folder that a run wrote"
         raise ReportError(f"{path}: no run here, as it has neither a round in rounds.jsonl nor a summary.json; {hint}")
-    examples = read_examples(path, notes)
-    return RunRecord(path, config, rounds, summary, tuple(notes), examples)
+    more = (
+        read_examples(path, notes),
+        read_holdings(path, notes),
+        read_timings(path, notes),
+        read_landmarks(path, notes),
+    )
+    return RunRecord(path, config, rounds, summary, tuple(notes), *more)
 
 
 def _read_yaml(text: str) -> Any:
