@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .client import commands as client_commands
 from .server import commands as server_commands
+from .server import folder_commands
 from .simulations.compare_command import compare
 
 app = typer.Typer(
@@ -217,6 +218,7 @@ for command in (
     server_commands.certs,
     server_commands.pack,
     compare,
+    folder_commands.watch,
 ):
     app.command()(command)
 

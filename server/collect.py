@@ -21,6 +21,7 @@ from ..strategies.base import (
 )
 from ..strategies.contract import Ask, RefusedUpdateError, ServerHalf, Update
 from ..strategies.exact import SumRangeError
+from ..strategies.grids import Span
 from ..strategies.selection import PROBE
 from .roster import Roster, everyone
 from .stats import natural
@@ -125,7 +126,7 @@ class Collector:
         limit = f"no reply within {self.timeout:g} s (clients.timeout)" if self.timeout else "no reply"
         result.failures += [Failure(name, "timeout", limit) for name in waiting]
         result.sort()
-        spans = getattr(self.grid, "spans", list)()
+        spans: list[Span] = getattr(self.grid, "spans", list)()
         result.visits = visits(PROBE if ask.phase == PROBE else kind, sent, came, spans, time.monotonic())
         return result
 

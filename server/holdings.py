@@ -72,8 +72,9 @@ def read_holdings(folder: Path, notes: list[str]) -> Holdings | None:
             raise ValueError("another version")
         names, classes = _texts(told["names"], MAX_CLIENTS), _texts(told["classes"], MAX_CLASSES)
         shape = (len(names), len(classes))
-        tables = [_table(told[role], shape) for role in ROLES]
-        return Holdings(classes, int(told["clients"]), names, *tables, _table([told["server"]], (1, shape[1]))[0])
+        labelled, unlabelled, test = (_table(told[role], shape) for role in ROLES)
+        (server,) = _table([told["server"]], (1, shape[1]))
+        return Holdings(classes, int(told["clients"]), names, labelled, unlabelled, test, server)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         notes.append(f"{FILE} is unreadable and was ignored: no picture of who holds what")
         return None

@@ -5,9 +5,10 @@ failures and configurations. Runs that differ only in seed, name or engine form 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from .charts import Chart, line_chart, stack_chart
 from .checkpoint import write_atomic
@@ -35,10 +36,18 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     out = Path(out)
     if out.is_dir():
         out = out / "report.html"
-    text = _render(group_runs([load_run(folder) for folder in folders]))
+    text = report_text(folders)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, text.encode(errors="replace"))
     return out
+
+
+def report_text(folders: Sequence[Path], live: Mapping[str, Any] | None = None) -> str:
+    """Give the report of runs as HTML; `live` is what the page of `fedbox watch --web` says of the run above it.
+
+    Raises ReportError if one of the folders holds no run.
+    """
+    return _render(group_runs([load_run(folder) for folder in folders]), live)
 
 
 def _cost_charts(groups: Sequence[Group], marks: Marks) -> tuple[list[Chart], list[Chart]]:
@@ -70,7 +79,7 @@ def _pictures(groups: Sequence[Group]) -> tuple[list[Pictures], dict[str, str]]:
     return shown, {kind: name for kind, name in KINDS.items() if kind in used}
 
 
-def _render(groups: Sequence[Group]) -> str:
+def _render(groups: Sequence[Group], live: Mapping[str, Any] | None) -> str:
     import yaml
 
     runs = [(group.run_label(run), run) for group in groups for run in group.runs]
@@ -82,6 +91,7 @@ def _render(groups: Sequence[Group]) -> str:
     curves = curve_charts(groups, metric)
     return page(
         "report.html",
+        live=live,
         title=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
         answer=answer(rows, metric),
         sent=human_bytes(math.fsum(finite([one[key] for one in told for key in ("bytes_up", "bytes_down")]))),

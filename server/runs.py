@@ -99,6 +99,11 @@ def load_run(path: Path) -> RunRecord:
     return RunRecord(path, config, rounds, summary, tuple(notes), *more)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a run's config.yaml; empty where it is absent or broken."""
+    return _mapping(path, _read_yaml, [])
+
+
 def _read_yaml(text: str) -> Any:
     import yaml
 
@@ -132,7 +137,7 @@ def _read_rounds(path: Path, notes: list[str]) -> tuple[RoundRecord, ...]:
     lines = [(place, *line) for place, line in enumerate(read_lines(path), start=1) if line[0].strip()]
     for place, _, raw in lines:
         try:
-            record = _round(raw or {})
+            record = round_record(raw or {})
         except (ValueError, TypeError, KeyError, AttributeError):
             last = " (the last; the run was probably killed)" if place == lines[-1][0] else ""
             notes.append(f"{path.name}: line {place}{last} is unreadable and was ignored")
@@ -141,7 +146,8 @@ def _read_rounds(path: Path, notes: list[str]) -> tuple[RoundRecord, ...]:
     return tuple(records[r] for r in sorted(records))
 
 
-def _round(raw: Record) -> RoundRecord:
+def round_record(raw: Record) -> RoundRecord:
+    """Read one line of rounds.jsonl. Raises ValueError, TypeError, KeyError, AttributeError for what is none."""
     return RoundRecord(
         round=int(raw["round"]),
         phase=printable(raw.get("phase") or ""),

@@ -30,12 +30,12 @@ def client_charts(groups: Sequence[Group], metric: str, marks: Marks) -> tuple[l
     name = next((key for key in keys if any(client_values(run, (key,))[1] for _, _, run in runs)), "")
     strips = [Strip(label, i, v) for label, i, run in runs if (v := client_values(run, (name,))[1])]
     charts = [strip_chart("spread", f"{name} of each client, last evaluation", name, strips)] if strips else []
-    charts += _fairness(groups, name, marks) if name else []
     held = [Strip(label, i, v) for label, i, run in runs if (v := last_told(run, "examples"))]
     if len(held) > 1 and all(one.values == held[0].values for one in held):
         held = [Strip("all runs alike", None, held[0].values)]
     if held:
         charts.append(strip_chart("examples", "examples of each client", "examples", held))
+    charts += _fairness(groups, name, marks) if name else []
     rows = []
     for strip in strips:
         values = finite(list(strip.values.values()))
@@ -146,7 +146,7 @@ def timelines(groups: Sequence[Group]) -> tuple[Shown, list[list[str]]]:
 
 def landmark_sections(groups: Sequence[Group]) -> list[tuple[str, int, LandmarkCharts]]:
     """Draw the landmarks of each group's first run that has any."""
-    shown = []
+    shown: list[tuple[str, int, LandmarkCharts]] = []
     for group in groups:
         run = next((run for run in group.used if run.landmarks is not None), None)
         if run is not None and run.landmarks is not None and len(shown) < MAX_SHOWN:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 MAX_ROWS = 40
 """Clients that have a row of their own; of more, each worker has a row."""
 PARTS = {"train": "train", "evaluate": "evaluate", "probe": "asked for a loss", "server": "server"}
-_WAITS = ("train",)  # a phase of the server in which it does nothing but wait: its clients' bars show it
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,10 @@ def read_timings(folder: Path, notes: list[str]) -> tuple[Timing, ...]:
 
 
 def _timing(raw: Mapping[str, Any]) -> Timing:
-    rows = raw["visits"][:MAX_VISITS]
-    visits = tuple(Visit(*(printable(text) for text in row[:3]), *_times(row[3], row[4])) for row in rows)
+    visits = tuple(
+        Visit(printable(client), printable(kind), printable(worker), *_times(began, ended))
+        for client, kind, worker, began, ended in raw["visits"][:MAX_VISITS]
+    )
     phases = tuple((printable(name), *_times(began, ended)) for name, began, ended in raw["phases"][:100])
     return Timing(int(raw["round"]), visits, phases, int(raw.get("visits_in_all", len(visits))) - len(visits))
 
@@ -108,13 +109,13 @@ def timeline_chart(key: str, word: str, timing: Timing, failed: Mapping[str, str
     with matplotlib.rc_context(SETTINGS):
         figure, axes = blank(0.95 + 0.21 * (len(lanes) + 1))
         used: dict[str, Any] = {}
-        for name, began, ended in timing.phases:
-            if name not in _WAITS:
-                used["server"] = _bar(axes, 0, began, ended, "server")
+        for began, ended in _alone(timing):
+            used["server"] = _bar(axes, 0, began, ended, "server")
         for row, (_, turns) in enumerate(lanes, start=1):
             for turn in turns:
                 used[turn.kind] = _bar(axes, row, turn.began, turn.ended, turn.kind)
-            _tell(axes, row, turns, failed, by_worker=len(turns) > 3)
+            if len(turns) <= len(PARTS):
+                _tell(axes, row, turns, failed)
         axes.set_ylim(len(lanes) + 0.6, -0.7)
         axes.set_xlim(0, timing.end * 1.07 or 1.0)
         axes.set_yticks(range(len(lanes) + 1), ["server", *(_short(name) for name, _ in lanes)], fontsize=8.5)
@@ -175,22 +176,30 @@ def _lanes(timing: Timing) -> tuple[list[tuple[str, list[Visit]]], str]:
     return late, f"Of {len(clients):,} clients the {MAX_ROWS} that ended last. {note}".strip()
 
 
+def _alone(timing: Timing) -> list[tuple[float, float]]:
+    """Give the stretches in which the server itself worked: its phases as far as no client ran for them."""
+    found = []
+    for name, began, ended in timing.phases:
+        inside = [v.began for v in timing.visits if began <= v.began < ended]
+        end = min([ended, *inside])
+        if name != "train" and end > began:
+            found.append((began, end))
+    return found
+
+
 def _bar(axes: "Axes", row: int, began: float, ended: float, kind: str) -> Any:
     colour = part_colour(list(PARTS).index(kind) if kind in PARTS else len(PARTS))
     return axes.barh(row, ended - began, 0.66, left=began, color=colour, edgecolor=SURFACE, linewidth=0.5)
 
 
-def _tell(axes: "Axes", row: int, turns: Sequence[Visit], failed: Mapping[str, str], by_worker: bool) -> None:
-    """Write behind a client's last bar on which workers it ran, and whether it failed."""
-    if by_worker or not turns:
-        return
-    parts = list(dict.fromkeys(turn.worker for turn in turns if turn.worker))
-    if kind := failed.get(turns[0].client):
-        parts.append(f"failed: {kind}")
-    end = max(turn.ended for turn in turns)
-    axes.annotate(
-        ", ".join(parts), (end, row), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5, color=INK
-    )
+def _tell(axes: "Axes", row: int, turns: Sequence[Visit], failed: Mapping[str, str]) -> None:
+    """Write behind each bar of a client on which worker it ran, and behind the last whether it failed."""
+    for turn in turns:
+        text = turn.worker
+        if turn is turns[-1] and (kind := failed.get(turn.client)):
+            text = f"{text} failed: {kind}".strip()
+        place = (turn.ended, row)
+        axes.annotate(text, place, xytext=(2, 0), textcoords="offset points", va="center", fontsize=7.5, color=INK)
 
 
 def _short(name: str) -> str:
