@@ -44,3 +44,19 @@ def watch(
             server.close()
     except KeyboardInterrupt:
         raise typer.Exit(code) from None
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a run that has ended.")],
+    out: Annotated[Path | None, typer.Option(help="File to write (default: DIR.zip).")] = None,
+) -> None:
+    """Write a bundle of a run: configuration, records, model, model card, versions, and a hash of each file. No data.
+
+    [bold]fedbox run BUNDLE.zip[/] runs it again and says whether the same model came out. The same run gives the same
+    bytes.
+
+    [dim]fedbox export runs/quickstart-fedavg-seed0 --out quickstart.zip[/]
+    """
+    from .bundle import export as write
+
+    typer.echo(f"bundle: {write(folder, out)}")

@@ -12,7 +12,7 @@ from .landmarks import LandmarkCharts, landmark_charts
 from .marks import Marks
 from .records import lower_is_better
 from .runs import RunRecord
-from .stats import finite, gini, mean_std, number, quantile, worst_decile
+from .stats import finite, gini, mean_std, natural, number, quantile, worst_decile
 from .timeline import chosen, timeline_chart, timing_row
 
 MAX_SHOWN = 4
@@ -88,14 +88,19 @@ def last_told(run: RunRecord, key: str) -> dict[str, float]:
 
 def holding_charts(groups: Sequence[Group]) -> list[Chart]:
     """Draw who holds what, once for each way in which the runs' data was dealt."""
-    ways: dict[Holdings, list[str]] = {}
+    ways: dict[Holdings, list[tuple[str, str]]] = {}
     for group in groups:
         for run in group.runs:
             if run.holdings is not None:
-                ways.setdefault(run.holdings, []).append(group.run_label(run))
+                ways.setdefault(run.holdings, []).append((group.run_label(run), run.seed))
+    seeds = [{seed for _, seed in runs} for runs in ways.values()]
+    by_seed = sum(map(len, seeds)) == len(set().union(*seeds)) if seeds else False
     charts = []
-    for i, (held, labels) in enumerate(list(ways.items())[:MAX_SHOWN]):
-        whose = "" if len(ways) == 1 else f": {', '.join(labels[:3])}{' and more' if len(labels) > 3 else ''}"
+    for i, ((held, runs), mine) in enumerate(list(zip(ways.items(), seeds, strict=True))[:MAX_SHOWN]):
+        labels = [label for label, _ in runs]
+        whose = f": {', '.join(labels[:3])}{' and more' if len(labels) > 3 else ''}" if len(ways) > 1 else ""
+        if len(ways) > 1 and by_seed:
+            whose = f", seed {', '.join(sorted(mine, key=natural))}"
         charts.append(_holding_chart(f"held{i}", f"training samples by class and client{whose}", held))
     return charts
 

@@ -115,7 +115,7 @@ def timeline_chart(key: str, word: str, timing: Timing, failed: Mapping[str, str
             for turn in turns:
                 used[turn.kind] = _bar(axes, row, turn.began, turn.ended, turn.kind)
             if len(turns) <= len(PARTS):
-                _tell(axes, row, turns, failed)
+                _tell(axes, row, turns, failed, several=len(timing.workers) > 1)
         axes.set_ylim(len(lanes) + 0.6, -0.7)
         axes.set_xlim(0, timing.end * 1.07 or 1.0)
         axes.set_yticks(range(len(lanes) + 1), ["server", *(_short(name) for name, _ in lanes)], fontsize=8.5)
@@ -192,10 +192,10 @@ def _bar(axes: "Axes", row: int, began: float, ended: float, kind: str) -> Any:
     return axes.barh(row, ended - began, 0.66, left=began, color=colour, edgecolor=SURFACE, linewidth=0.5)
 
 
-def _tell(axes: "Axes", row: int, turns: Sequence[Visit], failed: Mapping[str, str]) -> None:
-    """Write behind each bar of a client on which worker it ran, and behind the last whether it failed."""
+def _tell(axes: "Axes", row: int, turns: Sequence[Visit], failed: Mapping[str, str], several: bool) -> None:
+    """Write behind each bar of a client on which of several workers it ran, behind the last whether it failed."""
     for turn in turns:
-        text = turn.worker
+        text = turn.worker if several else ""
         if turn is turns[-1] and (kind := failed.get(turn.client)):
             text = f"{text} failed: {kind}".strip()
         place = (turn.ended, row)

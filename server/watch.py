@@ -67,13 +67,15 @@ def teller(console: Console) -> Seen:
 
     def tell(view: View) -> None:
         nonlocal told, before
+        if view.state == RUNNING and before != RUNNING:
+            console.print(headline(view), markup=False, highlight=False, soft_wrap=True)
         for record in view.run.rounds:
             if record.round > told:
                 console.print(round_line(view, record), markup=False, highlight=False, soft_wrap=True)
                 told = record.round
-        if (now := headline(view)) != before and (view.state != RUNNING or not before):
-            console.print(now, markup=False, highlight=False, soft_wrap=True)
-        before = before if view.state == RUNNING and before else now
+        if view.state not in (RUNNING, before):
+            console.print(headline(view), markup=False, highlight=False, soft_wrap=True)
+        before = view.state
 
     return tell
 
