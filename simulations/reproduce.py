@@ -32,7 +32,7 @@ def given(source: str, changes: Sequence[str]) -> tuple[Config, Bundle | None]:
         return check(source, changes), None
     bundle = read_bundle(Path(source))
     config = check(bundle.config, changes)
-    if changed := forbidden(bundle.config, config.model_dump(mode="json")):
+    if changed := forbidden(*(one.model_dump(mode="json") for one in (check(bundle.config), config))):
         hint = "a bundle is run as it is; for another run take its config.yaml out: unzip BUNDLE.zip config.yaml"
         raise ConfigError(source, [Fault(key, hint) for key in changed])
     return config, bundle
