@@ -126,6 +126,7 @@ def test_a_bundle_that_was_cut_off_or_altered_is_refused(bundle: Path, tmp_path:
         broken.write_bytes(whole[:at])
     else:
         broken.write_bytes(whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :])
+    told = ""
     try:
         read = dict(read_bundle(broken).files)
     except BundleError as error:
