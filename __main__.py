@@ -15,6 +15,7 @@ import typer
 from . import __version__
 from .client import commands as client_commands
 from .server import commands as server_commands
+from .server import folder_commands
 from .simulations.compare_command import compare
 
 app = typer.Typer(
@@ -77,11 +78,15 @@ def run(
     [bold]--dry-run[/] trains and writes nothing. It ends as the run would that finds a fault before its first round, or
     shows who holds what, the weights of each part of the model, and the bytes that travel.
 
+    CONFIG may be a bundle of [bold]fedbox export[/], zipped or unpacked: it is run again, and exit code 0 says that the
+    same model came out of it, bit for bit.
+
     [dim]fedbox run quickstart strategy=fedprox settings.fedprox.mu=0.1 --out runs/prox[/]
     """
     from .server.console import plan_table, summary_table
     from .simulations.plan import plan
-    from .simulations.run import check, raise_on_sigterm, run_config
+    from .simulations.reproduce import apart, carry_out, given
+    from .simulations.run import raise_on_sigterm
 
     source, changes = _split(config, overrides)
     if engine is not None:
@@ -91,20 +96,26 @@ def run(
     if resume and source is None and out is not None and (out / "config.yaml").is_file():
         source = str(out / "config.yaml")
     raise_on_sigterm()
-    checked = check(source or "quickstart", changes)
+    checked, bundle = given(source or "quickstart", changes)
+    for line in apart(bundle) if bundle and not quiet else []:
+        typer.echo(f"note: {line}", err=True)
     if dry_run:
         table = plan_table(checked.name, plan(checked))
         if not quiet:
             _print(table)
         return
     try:
-        result = run_config(checked, out=out, resume=resume, progress=not quiet)
+        done = carry_out(checked, bundle, out=out, resume=resume, progress=not quiet)
     except KeyboardInterrupt:  # told here: typer would end the program without a word
         _complain("stopped; the run can go on with --resume")
         raise typer.Exit(130) from None
     if not quiet:
-        _print(summary_table(result.summary, result.folder))
-        _print(f"report: {result.folder / 'report.html'}")
+        _print(summary_table(done.result.summary, done.result.folder))
+        _print(f"report: {done.result.folder / 'report.html'}")
+    for line in done.lines:
+        typer.echo(line, err=not done.same)
+    if not done.same:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -217,6 +228,8 @@ for command in (
     server_commands.certs,
     server_commands.pack,
     compare,
+    folder_commands.watch,
+    folder_commands.export,
 ):
     app.command()(command)
 

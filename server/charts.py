@@ -58,6 +58,8 @@ class Chart:
     rows: Sequence[Sequence[str]]
     legend: Sequence[tuple[int, str]] = ()
     note: str = ""
+    scrolls: bool = False
+    """Whether it keeps its size and scrolls where the page is narrow, as a table does."""
 
 
 def line_chart(

@@ -1,6 +1,7 @@
 """Ask a cohort, take the replies as they come, check each one, and say what went wrong with the others."""
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -20,8 +21,11 @@ from ..strategies.base import (
 )
 from ..strategies.contract import Ask, RefusedUpdateError, ServerHalf, Update
 from ..strategies.exact import SumRangeError
+from ..strategies.grids import Span
+from ..strategies.selection import PROBE
 from .roster import Roster, everyone
 from .stats import natural
+from .traces import Visit, visits
 from .validate import check_update
 
 
@@ -44,6 +48,8 @@ class Collected:
     bytes_down: int = 0
     late: int = 0
     """Updates of earlier rounds that were used."""
+    visits: list[Visit] = field(default_factory=list)
+    """When each client of the cohort had its turn."""
 
     def sort(self) -> None:
         """Put clients and failures in the order of their names, whatever the order of arrival was."""
@@ -106,17 +112,22 @@ class Collector:
         waiting = set(cohort)
         if self._late and kind == "train":
             self._use_late(round_, use, result)
-        messages = self._messages(kind, round_, ask, cohort, result)
+        sent: dict[str, float] = {}
+        came: dict[str, float] = {}
+        messages = self._messages(kind, round_, ask, cohort, result, sent)
         for reply in exchange(self.grid, messages, self.timeout, self._late and kind == "train"):
             name = names.get(reply.metadata.src_node_id)
             if name is None or name not in waiting:
                 continue  # not of this cohort, or a second reply of the same client
             waiting.discard(name)
+            came[name] = time.monotonic()
             self._take(name, reply, self.half.expects() if kind == "train" else {}, use, result)
             tick()
         limit = f"no reply within {self.timeout:g} s (clients.timeout)" if self.timeout else "no reply"
         result.failures += [Failure(name, "timeout", limit) for name in waiting]
         result.sort()
+        spans: list[Span] = getattr(self.grid, "spans", list)()
+        result.visits = visits(PROBE if ask.phase == PROBE else kind, sent, came, spans, time.monotonic())
         return result
 
     def _use_late(self, round_: int, use: Callable[[str, Update], None], result: Collected) -> None:
@@ -137,12 +148,19 @@ class Collector:
             result.late += len(late.clients)
 
     def _messages(
-        self, kind: str, round_: int, ask: Ask, cohort: Iterable[str], result: Collected
+        self,
+        kind: str,
+        round_: int,
+        ask: Ask,
+        cohort: Iterable[str],
+        result: Collected,
+        sent: dict[str, float],
     ) -> Iterator[Message]:
         shared = to_record(ask.arrays)
         for name in cohort:
             content = task_content(ask, round_, shared, self.half.ask_client(round_, name))
             result.bytes_down += content_size(content)
+            sent[name] = time.monotonic()
             yield Message(content, self.roster.node(name), kind, group_id=str(round_))
 
     def _take(

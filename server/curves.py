@@ -15,6 +15,8 @@ from .stats import byte_unit, finite, mean_std, natural
 MAX_METRICS = 24
 MAX_PANELS = 12
 MAX_MARKS = 8
+DIAGNOSTIC = "pseudo_"
+"""How metrics begin that tell how good pseudo-labels are."""
 
 Curve = dict[int, float]
 
@@ -38,6 +40,7 @@ class Curves:
     others: Sequence[Chart]
     left_out: int
     marks: Marks
+    pseudo: Sequence[Chart] = ()
 
     def __bool__(self) -> bool:
         return bool(self.main or self.families or self.others)
@@ -73,7 +76,8 @@ def curve_charts(groups: Sequence[Group], metric: str) -> Curves:
     for name in names:
         if family := family_of(name):
             families.setdefault(family, []).append(name)
-    names = [name for name in names if not family_of(name)]
+    pseudo = [name for name in names if name.startswith(DIAGNOSTIC) and not family_of(name)]
+    names = [name for name in names if not family_of(name) and name not in pseudo]
     main: list[Chart] = []
     if lines := all_series(groups, metric_curve(metric)):
         main.append(line_chart("main", f"{metric} over rounds", "round", metric, lines, marks=marks))
@@ -88,7 +92,13 @@ def curve_charts(groups: Sequence[Group], metric: str) -> Curves:
     # The main metric's families come first, domains before classes.
     order = sorted(families, key=lambda f: (f[0] != metric, f[0], f[1] != "domain", f[1]))
     drawn = [_family(f"f{i}", f, families[f], groups, marks, f[0] == metric) for i, f in enumerate(order)]
-    return Curves(main, [one for one in drawn if one.charts], others, len(names[MAX_METRICS:]), marks)
+    quality = [
+        line_chart(f"q{i}", f"{name} over rounds", "round", name, lines, marks=marks)
+        for i, name in enumerate(pseudo[:MAX_METRICS])
+        if (lines := all_series(groups, metric_curve(name)))
+    ]
+    left_out = len(names[MAX_METRICS:]) + len(pseudo[MAX_METRICS:])
+    return Curves(main, [one for one in drawn if one.charts], others, left_out, marks, quality)
 
 
 def family_of(name: str) -> tuple[str, str] | None:

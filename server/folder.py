@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +16,7 @@ from .checkpoint import write_atomic
 from .records import clean
 
 _LOCK = ".lock"
+_ATTEMPTS = 3  # at the lock: whoever watches the folder holds it for the moment of a look
 
 
 class FolderError(RuntimeError):
@@ -34,6 +36,18 @@ def default_folder(config: Config, resume: bool, root: Path = Path("runs")) -> P
     return newest if resume else folder
 
 
+def is_locked(path: Path) -> bool:
+    """Say whether a process is running in a run's folder. Writes nothing."""
+    try:
+        with (path / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class RunFolder:
     """A run's folder, locked while this object is open."""
 
@@ -51,10 +65,15 @@ class RunFolder:
             self._lock: IO[str] = (path / _LOCK).open("w")
         except OSError as error:
             raise FolderError(f"{path} cannot be written ({error.strerror}); give another --out") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise FolderError(f"another process is running in {path}; wait for it, or give another --out") from error
+        for left in range(_ATTEMPTS, 0, -1):
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if left == 1:
+                    problem = f"another process is running in {path}; wait for it, or give another --out"
+                    raise FolderError(problem) from error
+                time.sleep(0.05)
 
     def write_config(self, config: Config) -> None:
         """Write config.yaml, resolved."""

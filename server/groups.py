@@ -11,7 +11,7 @@ from typing import Any
 from .charts import Series
 from .records import lower_is_better
 from .runs import RoundRecord, RunRecord, as_dict, as_number
-from .stats import ABSENT, SCORES, finite, mean_std, natural, printable, worst_decile
+from .stats import ABSENT, SCORES, finite, gini, mean_std, natural, printable, worst_decile
 
 NAMING = ("seed", "name")
 FREE = (*NAMING, "engine")  # may differ between the runs of a group: the engine never changes a result
@@ -143,6 +143,7 @@ def figures(run: RunRecord, metric: str) -> dict[str, float]:
         "best_round": as_number(kept.get("round", at)),
         "client_mean": mean_std(clients)[0] if finite(clients) else as_number(final.get(f"client_{metric}")),
         "client_worst": worst_decile(clients, low_is_bad=not lower_is_better(metric)),
+        "client_gini": gini(clients),
         "peak": as_number(run.summary.get("peak_rss_mb")),
     }
 

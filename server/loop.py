@@ -27,6 +27,7 @@ from .records import FAILED, Record, Records, clean
 from .roster import everyone, roster_of, size_of
 from .selecting import Chooser
 from .stopping import Stopper
+from .traces import Traces, Visit
 
 _BUFFER = "server-buffer/"
 
@@ -65,15 +66,18 @@ class Coordinator:
         self.committed: Arrays = self.half.weights
         """The weights after the last round that was recorded: those of a run that fails or is stopped."""
         self.records = Records(folder / "rounds.jsonl")
+        self.traces = Traces(folder)
         self.stopper = Stopper(self.config.evaluate.stop)
         self.collector = Collector(grid, self.roster, self.half, self.config.clients)
         self.chooser = Chooser(self.config, self.roster, self.collector)
         self.status = "running"
         self._seconds: dict[str, float] = {}
+        self._phases: list[tuple[str, float, float]] = []
 
     def restore(self) -> int:
         """Take up the state of the last checkpoint and give the round that comes next. Raises CheckpointError."""
         checkpoint = load_checkpoint(self.folder / "checkpoint", self.config)
+        self.traces.resume(checkpoint.round if checkpoint else 0)
         if checkpoint is None:
             self.records.resume(0)
             return 1
@@ -102,8 +106,8 @@ class Coordinator:
         self.status = "stopped" if self.stopper.done and self.records.rounds < self.config.rounds else "completed"
 
     def _run_round(self, round_: int) -> None:
-        began = time.perf_counter()
-        self._seconds = {}
+        began = time.monotonic()
+        self._seconds, self._phases = {}, []
         self.chooser.begin()
         self._seed("ask", round_)
         ask = self.half.ask(round_)
@@ -120,10 +124,10 @@ class Coordinator:
         self.stopper.see(metrics)
         record = self._record(round_, ask.phase if ask else "server", metrics, trained, evaluated)
         self.chooser.see(clean(record))
-        self._commit(record, began)
+        self._commit(record, began, self.chooser.probed.visits + trained.visits + evaluated.visits)
         self.callback.on_round(clean(record))
 
-    def _commit(self, record: Record, began: float) -> None:
+    def _commit(self, record: Record, began: float, visits: list[Visit]) -> None:
         """Write the round's line and, when one is due, the checkpoint.
 
         The checkpoint becomes valid after the line is written, so a resumed run always finds the lines of all rounds
@@ -135,7 +139,8 @@ class Coordinator:
             with self._timed("checkpoint"):
                 state = Checkpoint(round_, self.half.weights, {**self.half.state(), **self._own_buffers()})
                 draft = draft_checkpoint(self.folder / "checkpoint", state, self.config)
-        record["seconds"] = {**self._seconds, "total": time.perf_counter() - began}
+        self.traces.write(round_, began, visits, self._phases, self.half.landmarks())
+        record["seconds"] = {**self._seconds, "total": time.monotonic() - began}
         self.records.append(record)
         self.committed = self.half.weights
         if draft is not None:
@@ -263,8 +268,10 @@ class Coordinator:
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = time.monotonic()
         try:
             yield
         finally:
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + time.perf_counter() - start
+            end = time.monotonic()
+            self._seconds[phase] = self._seconds.get(phase, 0.0) + end - start
+            self._phases.append((phase, start, end))

@@ -13,4 +13,4 @@ def page(template: str, **shown: Any) -> str:
     files = resources.files(__package__)
     loader = FunctionLoader(lambda name: files.joinpath(name).read_text("utf-8"))
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader)
-    return jinja.get_template(template).render(dashes=DASHES, colours=COLOURS, **shown)
+    return jinja.get_template(template).render(**{"dashes": DASHES, "colours": COLOURS, "live": None, **shown})

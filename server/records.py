@@ -136,9 +136,12 @@ def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Give the versions that a result depends on."""
+    """Give the versions that a result depends on, and the kind of processor."""
+    import torch
+
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in ("fedbox", "flwr", "flwr-datasets", "numpy", "torch"):
+    found["cpu"] = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # it decides how sums are split
+    for package in ("fedbox", "flwr", "flwr-datasets", "numpy", "torch", "pillow", "kornia"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -5,24 +5,23 @@ failures and configurations. Runs that differ only in seed, name or engine form 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from .charts import Chart, Strip, line_chart, stack_chart, strip_chart
+from .charts import Chart, line_chart, stack_chart
 from .checkpoint import write_atomic
 from .curves import all_series, curve_charts, sent, sent_so_far
 from .examples import KINDS, Example, by_domain
-from .groups import Group, client_values, figures, group_differences, group_runs, main_metric, phases
+from .groups import Group, figures, group_differences, group_runs, main_metric, phases
 from .marks import Marks
 from .page import page
-from .records import lower_is_better
-from .runs import ReportError, RunRecord, load_run
-from .stats import byte_unit, duration, finite, human_bytes, mean_std, number, quantile, worst_decile
+from .runs import ReportError, load_run
+from .sections import SPREAD_HEADS, client_charts, holding_charts, landmark_sections, pseudo_strips, timelines
+from .stats import byte_unit, duration, finite, human_bytes
 from .tables import answer, environment, failures, final_columns, final_rows, notes
 
-DIAGNOSTIC = "pseudo_"
-"""How metrics begin that tell of each client why its training works."""
 Pictures = tuple[str, int, dict[str, list[Example]]]
 
 
@@ -37,40 +36,18 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     out = Path(out)
     if out.is_dir():
         out = out / "report.html"
-    text = _render(group_runs([load_run(folder) for folder in folders]))
+    text = report_text(folders)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(out, text.encode(errors="replace"))
     return out
 
 
-def _client_charts(groups: Sequence[Group], metric: str) -> tuple[list[Chart], list[list[str]]]:
-    """Draw what clients reached and how many examples they hold; tabulate the spread of the former."""
-    runs = [(g.run_label(run), g.index, run) for g in groups for run in g.runs]
-    keys = (metric, "accuracy", "train_loss", "loss")
-    name = next((key for key in keys if any(client_values(run, (key,))[1] for _, _, run in runs)), "")
-    strips = [Strip(label, i, v) for label, i, run in runs if (v := client_values(run, (name,))[1])]
-    charts = [strip_chart("spread", f"{name} of each client, last evaluation", name, strips)] if strips else []
-    told = {key for _, _, run in runs for r in run.rounds for row in r.clients.values() for key in row}
-    for key in sorted(key for key in told if key.startswith(DIAGNOSTIC)):
-        shown = [Strip(label, i, v) for label, i, run in runs if (v := _last_told(run, key))]
-        charts.append(strip_chart(f"client-{key}", f"{key} of each client, as last told", key, shown))
-    held = [Strip(label, i, v) for label, i, run in runs if (v := _last_told(run, "examples"))]
-    if len(held) > 1 and all(one.values == held[0].values for one in held):
-        held = [Strip("all runs alike", None, held[0].values)]
-    if held:
-        charts.append(strip_chart("examples", "examples of each client", "examples", held))
-    rows = []
-    for strip in strips:
-        values = finite(list(strip.values.values()))
-        worst = worst_decile(values, low_is_bad=not lower_is_better(name))
-        numbers = (*mean_std(values), worst, *(quantile(values, share) for share in (0, 0.25, 0.5, 0.75, 1)))
-        rows.append([strip.label, str(len(values)), *map(number, numbers)])
-    return charts, rows
+def report_text(folders: Sequence[Path], live: Mapping[str, Any] | None = None) -> str:
+    """Give the report of runs as HTML; `live` is what the page of `fedbox watch --web` says of the run above it.
 
-
-def _last_told(run: RunRecord, key: str) -> dict[str, float]:
-    """Give a value of each client, as last told: a cohort names only some of the clients."""
-    return {name: v[key] for r in run.rounds for name, v in r.clients.items() if key in v}
+    Raises ReportError if one of the folders holds no run.
+    """
+    return _render(group_runs([load_run(folder) for folder in folders]), live)
 
 
 def _cost_charts(groups: Sequence[Group], marks: Marks) -> tuple[list[Chart], list[Chart]]:
@@ -102,7 +79,7 @@ def _pictures(groups: Sequence[Group]) -> tuple[list[Pictures], dict[str, str]]:
     return shown, {kind: name for kind, name in KINDS.items() if kind in used}
 
 
-def _render(groups: Sequence[Group]) -> str:
+def _render(groups: Sequence[Group], live: Mapping[str, Any] | None) -> str:
     import yaml
 
     runs = [(group.run_label(run), run) for group in groups for run in group.runs]
@@ -114,6 +91,7 @@ def _render(groups: Sequence[Group]) -> str:
     curves = curve_charts(groups, metric)
     return page(
         "report.html",
+        live=live,
         title=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
         answer=answer(rows, metric),
         sent=human_bytes(math.fsum(finite([one[key] for one in told for key in ("bytes_up", "bytes_down")]))),
@@ -126,7 +104,12 @@ def _render(groups: Sequence[Group]) -> str:
         notes=notes(groups),
         curves=curves,
         examples=_pictures(groups),
-        clients=_client_charts(groups, metric),
+        clients=client_charts(groups, metric, curves.marks),
+        spread_heads=SPREAD_HEADS,
+        pseudo=pseudo_strips(groups),
+        holdings=holding_charts(groups),
+        timeline=timelines(groups),
+        landmarks=landmark_sections(groups),
         costs=_cost_charts(groups, curves.marks),
         failures=failures(groups),
         differences=group_differences(groups),

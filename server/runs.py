@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .examples import Example, read_examples
+from .holdings import Holdings, read_holdings
+from .landmarks import Landmarks, read_landmarks
 from .records import Record, read_lines
 from .stats import ABSENT, printable
+from .timeline import Timing, read_timings
 
 
 class ReportError(ValueError):
@@ -42,6 +45,9 @@ class RunRecord:
     summary: dict[str, Any]
     notes: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
+    holdings: Holdings | None = None
+    timings: tuple[Timing, ...] = ()
+    landmarks: Landmarks | None = None
 
     def told(self, key: str) -> Any:
         """Give `key` from the summary, else from the configuration, else None."""
@@ -84,8 +90,18 @@ def load_run(path: Path) -> RunRecord:
         inside = sorted(p.parent.name for p in path.glob("*/rounds.jsonl"))
         hint = f"give the runs in it: {', '.join(inside[:8])}" if inside else "give a folder that a run wrote"
         raise ReportError(f"{path}: no run here, as it has neither a round in rounds.jsonl nor a summary.json; {hint}")
-    examples = read_examples(path, notes)
-    return RunRecord(path, config, rounds, summary, tuple(notes), examples)
+    more = (
+        read_examples(path, notes),
+        read_holdings(path, notes),
+        read_timings(path, notes),
+        read_landmarks(path, notes),
+    )
+    return RunRecord(path, config, rounds, summary, tuple(notes), *more)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a run's config.yaml; empty where it is absent or broken."""
+    return _mapping(path, _read_yaml, [])
 
 
 def _read_yaml(text: str) -> Any:
@@ -121,7 +137,7 @@ def _read_rounds(path: Path, notes: list[str]) -> tuple[RoundRecord, ...]:
     lines = [(place, *line) for place, line in enumerate(read_lines(path), start=1) if line[0].strip()]
     for place, _, raw in lines:
         try:
-            record = _round(raw or {})
+            record = round_record(raw or {})
         except (ValueError, TypeError, KeyError, AttributeError):
             last = " (the last; the run was probably killed)" if place == lines[-1][0] else ""
             notes.append(f"{path.name}: line {place}{last} is unreadable and was ignored")
@@ -130,7 +146,8 @@ def _read_rounds(path: Path, notes: list[str]) -> tuple[RoundRecord, ...]:
     return tuple(records[r] for r in sorted(records))
 
 
-def _round(raw: Record) -> RoundRecord:
+def round_record(raw: Record) -> RoundRecord:
+    """Read one line of rounds.jsonl. Raises ValueError, TypeError, KeyError, AttributeError for what is none."""
     return RoundRecord(
         round=int(raw["round"]),
         phase=printable(raw.get("phase") or ""),

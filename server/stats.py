@@ -31,6 +31,19 @@ def worst_decile(values: Sequence[float], *, low_is_bad: bool = True) -> float:
     return statistics.fmean(kept[: max(1, len(kept) // 10)]) if kept else math.nan
 
 
+def gini(values: Sequence[float]) -> float:
+    """Give the Gini coefficient of the finite values, all at least 0: 0 where all are equal, near 1 where one has all.
+
+    It is the mean absolute difference of all pairs over twice the mean; NaN for no values, a negative one or sum 0.
+    """
+    kept = sorted(finite(values))
+    total = math.fsum(kept)
+    if not kept or kept[0] < 0 or total <= 0:
+        return math.nan
+    ranks = math.fsum((2 * place - len(kept) - 1) * value for place, value in enumerate(kept, start=1))
+    return ranks / (len(kept) * total)
+
+
 def quantile(values: Sequence[float], share: float) -> float:
     """Give the quantile, share in [0, 1], of the finite values, linear between neighbours; NaN for none."""
     kept = sorted(finite(values))

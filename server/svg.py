@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 COLOURS = 7  # Okabe and Ito's eight without yellow, which is unreadable on white; their values stand in report.html
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.2, 1.6), (7, 2, 1.5, 2))
-PHASES = 5
+PHASES = 7
 INK, MUTED, GRID, SURFACE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 WIDTH_INCHES = 5.0
 STEPS = [1, 2, 5, 10]

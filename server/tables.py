@@ -32,6 +32,7 @@ def final_columns(metric: str, told: Sequence[dict[str, float]]) -> list[Column]
         Column("best_round", "best in round", _whole),
         Column("client_mean", "clients, mean", number, good),
         Column("client_worst", "clients, worst tenth", number, good),
+        Column("client_gini", "clients, Gini", number),
         Column("rounds", "rounds", _whole),
         Column("bytes_up", "sent up", human_bytes, -1),
         Column("bytes_down", "sent down", human_bytes, -1),

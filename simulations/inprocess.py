@@ -7,7 +7,7 @@ from ..client.app import app as client_app
 from ..client.driver import App, context_for, drive
 from ..strategies.base import Message, run_config
 from ..strategies.federation import Federation
-from ..strategies.grids import FIRST_NODE, StreamGrid
+from ..strategies.grids import FIRST_NODE, Span, StreamGrid
 from .pool import Workers
 
 
@@ -48,6 +48,7 @@ class InProcessGrid(StreamGrid):
         self.roster = PopulationRoster(clients)
         self.pool = pool
         self._app = app
+        self._spans: list[Span] = []
         self._run_config = run_config(config_json, folder)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -70,7 +71,17 @@ class InProcessGrid(StreamGrid):
             if deadline is not None and time.monotonic() > deadline:
                 return
             context = context_for(message.metadata.dst_node_id, client, self._run_config)
-            yield drive(self._app, message, context)
+            began = time.monotonic()
+            reply = drive(self._app, message, context)
+            self._spans.append(Span(client, "1", began, time.monotonic()))
+            yield reply
+
+    def spans(self) -> list[Span]:
+        """Give, once, when each client ran whose reply came."""
+        kept = self._spans if self.pool is None else self.pool.spans
+        found = list(kept)
+        kept.clear()
+        return found
 
     def _client(self, message: Message) -> str:
         number = message.metadata.dst_node_id - FIRST_NODE

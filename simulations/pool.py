@@ -14,6 +14,7 @@ from typing import Protocol
 
 from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
+from ..strategies.grids import Span
 from .packing import layout_of, unpack, write_arrays
 from .protocol import Done, Setup, Task
 from .shared import Block
@@ -25,6 +26,9 @@ _ATTEMPTS = 2
 
 class Workers(Protocol):
     """Who runs clients elsewhere than in this process: worker processes, or the actors of a Ray cluster."""
+
+    spans: list[Span]
+    """When each client ran whose reply came; whoever reads them takes them out."""
 
     @property
     def workers(self) -> int:
@@ -90,6 +94,7 @@ class Pool:
         self._record: ArrayRecord | None = None
         self._version = self._record_size = self._numbers = 0
         self._peak_mb = 0.0
+        self.spans: list[Span] = []
         self.workers = workers
         self._workers = [self._start() for _ in range(workers)]
 
@@ -228,7 +233,8 @@ class Pool:
         except (EOFError, ConnectionResetError):
             yield from self._bury(worker, queue)
             return
-        worker.jobs.popleft()
+        job = worker.jobs.popleft()
+        self.spans.append(Span(job.client, str(self._workers.index(worker) + 1), done.began, done.ended))
         worker.rss_mb = done.rss_mb
         yield unpack(done.packed, worker.slabs[done.slab])
 

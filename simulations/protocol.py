@@ -37,9 +37,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """A reply; its arrays lie in the worker's reply block of that number."""
+    """A reply; its arrays lie in the worker's reply block of that number. `began`, `ended`: of `time.monotonic`."""
 
     number: int
     packed: Packed
     slab: int
     rss_mb: float
+    began: float
+    ended: float

@@ -24,6 +24,7 @@ from ..configs import ConfigError, Fault
 from ..configs.schema import RayConfig
 from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
+from ..strategies.grids import Span
 from .packing import Layout, layout_of, unpack, write_arrays
 from .pool import WorkerError
 from .resident import MARK, Resident
@@ -50,6 +51,7 @@ class _Actor:
     ready: bool = False
     job: _Job | None = None
     rss_mb: float = 0.0
+    began: float = 0.0  # when the job was sent: the clocks of two nodes differ, so both ends are taken here
     starts: int = 1  # how often this place in the pool was filled since an actor was ready there
 
 
@@ -60,6 +62,7 @@ class RayPool:
         """Start a cluster of `workers` cores here, or join the one at the address. Raises ConfigError."""
         self.config = config
         self._actors: list[_Actor] = []
+        self.spans: list[Span] = []
         self._record: ArrayRecord | None = None
         self._layout: Layout = []
         self._data: Any = None
@@ -163,7 +166,7 @@ class RayPool:
             del records["arrays"]
             self._publish(record)
             layout = self._layout
-        actor.job = job
+        actor.job, actor.began = job, time.monotonic()
         actor.waits_for = actor.handle.run.remote(
             job.client, job.message.metadata, records, self._version, layout, self._data
         )
@@ -194,6 +197,7 @@ class RayPool:
             yield Message(Error(LOST, reason), reply_to=job.message)
             return
         actor.job = None
+        self.spans.append(Span(job.client, str(self._actors.index(actor) + 1), actor.began, time.monotonic()))
         yield unpack(packed, LocalBlock(data))
 
     def _admit(self, actor: _Actor) -> None:

@@ -15,6 +15,7 @@ from ..models import buffer_names
 from ..server.callbacks import Callback, Callbacks, TensorBoard
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
+from ..server.holdings import write_holdings
 from ..server.loop import Coordinator
 from ..server.outcome import Result, finish
 from ..server.session import check, check_device, claimed, conduct, raise_on_sigterm, session
@@ -65,6 +66,7 @@ def _simulate(
         coordinator, pool = _set_up(config, plugin, folder.path, workers, callback, stack)
     first = coordinator.restore() if resume else 1
     folder.write_config(config)
+    write_holdings(folder.path, coordinator.federation)
 
     def end(status: str) -> dict[str, Any]:
         weights = _final_weights(coordinator, folder.path)

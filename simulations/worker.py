@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -52,11 +53,13 @@ class Worker:
         """Run tasks until the pipe closes."""
         while True:
             task: Task = self.pipe.recv()
+            began = time.monotonic()
             reply = self._run(task)
+            ended = time.monotonic()
             slab = self.sent % len(self.slabs)
             if self.sent % _RSS_EVERY == 0:
                 self.rss_mb = peak_rss_mb()
-            self.pipe.send(Done(task.number, pack(reply, self.slabs[slab]), slab, self.rss_mb))
+            self.pipe.send(Done(task.number, pack(reply, self.slabs[slab]), slab, self.rss_mb, began, ended))
             self.sent += 1
 
     def _run(self, task: Task) -> Message:

@@ -135,6 +135,10 @@ class ServerHalf(Generic[S]):
         site.load({name: array for name, array in self.weights.items() if name in travelling})
         return site.evaluate(samples)
 
+    def landmarks(self) -> Arrays:
+        """Give named points [classes, d] that the report draws round by round; a row of NaN is not known yet."""
+        return {}
+
     def state(self) -> Arrays:
         """Give the arrays, besides `weights`, that a checkpoint must hold (moments, anchors, counters)."""
         return {}

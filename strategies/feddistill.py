@@ -10,9 +10,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ..models import Classifier
-from .contract import Metrics, Plugin, Samples, Settings, Site
+from .contract import Arrays, Metrics, Plugin, Samples, Settings, Site
 from .fedproto import FedProtoClient
-from .prototypes import PrototypeServer
+from .prototypes import PROTOTYPES, PrototypeServer
 
 
 class FedDistillSettings(Settings):
@@ -50,6 +50,10 @@ class FedDistillServer(PrototypeServer[FedDistillSettings]):
     def width(self, site: Site) -> int:
         """Give the number of classes."""
         return site.classes
+
+    def landmarks(self) -> Arrays:
+        """Give the mean scores under their own name, for the report."""
+        return {"mean scores": super().landmarks()[PROTOTYPES]}
 
 
 plugin = Plugin(FedDistillSettings, FedDistillClient, FedDistillServer, "class means of scores travel (Jeong 2018)")

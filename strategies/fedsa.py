@@ -134,6 +134,10 @@ class FedSAServer(PrototypeServer[FedSASettings]):
         self.anchors = self.anchors.copy()
         self.anchors[rows] = keep * self.anchors[rows] + (1 - keep) * self.prototypes[rows]
 
+    def landmarks(self) -> Arrays:
+        """Give prototypes and anchors, for the report."""
+        return {**super().landmarks(), _ANCHORS: self.anchors}
+
     def state(self) -> Arrays:
         """Give anchors and prototypes."""
         return {**super().state(), _ANCHORS: self.anchors}

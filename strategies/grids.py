@@ -3,12 +3,23 @@
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from .base import Grid, Message, RecordDict, Run, with_id
 
 RUN_ID = 1
 FIRST_NODE = 2
 """Node id of the first client; node 1 is the server."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a client ran, in seconds of this machine's `time.monotonic`, and which worker ran it."""
+
+    client: str
+    worker: str
+    began: float
+    ended: float
 
 
 class StreamGrid(Grid):
@@ -22,6 +33,10 @@ class StreamGrid(Grid):
     @abstractmethod
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Give the replies as they come; after `timeout` seconds no more come."""
+
+    def spans(self) -> list[Span]:
+        """Give, once, when those ran whose replies came since this was last asked; none where only they know it."""
+        return []
 
     def stamped(self, message: Message) -> Message:
         """Give the message an id that no other of this Grid has."""

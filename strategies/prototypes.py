@@ -211,6 +211,10 @@ class PrototypeServer(ServerHalf[S]):
             self.prototypes[label] = part.mean()["mean"]
             self.known[label] = True
 
+    def landmarks(self) -> Arrays:
+        """Give the prototypes that are known, for the report."""
+        return {PROTOTYPES: np.where(self.known[:, None], self.prototypes, np.float32(np.nan))}
+
     def state(self) -> Arrays:
         """Give prototypes, and which are known."""
         return {PROTOTYPES: self.prototypes, KNOWN: self.known}

@@ -7,8 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from PIL import Image
+from safetensors.numpy import save_file
 
 from fedbox.server.report import write_report
 
@@ -116,3 +118,22 @@ class Tags(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, self.getpos()
+
+
+def add_traces(folder: Path, way: int = 0) -> Path:
+    """Add to a run's folder what is noted for the report alone: who holds what, times, landmarks of two rounds."""
+    names = ["client-2 (rainy)", "client-10 (a town with a very long name)"]
+    tables = {"labelled": [[5 + way, 0, 1], [0, 7, 2]], "unlabelled": [[1, 1, 1], [0, 0, 0]], "test": [[1, 0, 0]] * 2}
+    told = {"version": 1, "classes": ["bus", "car", "sign"], "clients": 1000, "names": names, "server": [9, 9, 0]}
+    (folder / "partition.json").write_text(json.dumps(told | tables))
+    visits = [["client-2", "train", "1", 0.01, 0.4], ["client-10", "train", "2", 0.01, 0.2]]
+    visits += [["client-10", "evaluate", "", 0.6, 0.7]]
+    phases = [["train", 0.0, 0.4], ["aggregate", 0.4, 0.45], ["evaluate", 0.45, 0.7]]
+    lines = [{"round": at, "visits": visits, "phases": [*phases, ["checkpoint", 0.7, 0.7 + at]]} for at in range(1, 5)]
+    (folder / "timings.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "landmarks").mkdir()
+    for at in (1, 2):
+        points = {"prototypes": np.eye(3, 5, dtype=np.float32) * at, "anchors": np.eye(3, 5, k=1, dtype=np.float32)}
+        points["prototypes"][2] = np.nan if at == 1 else 1.0
+        save_file(points, folder / "landmarks" / f"round-{at:06d}.safetensors")
+    return folder

@@ -19,7 +19,7 @@ def test_every_svg_is_well_formed_named_and_has_ids_of_its_own(tmp_path: Path) -
             for i, s in enumerate(("fedavg", "fedavg", "fedprox", "local"))]  # fmt: skip
     text = page(runs, tmp_path)
     charts = SVG.findall(text)
-    assert len(charts) == 8  # 2 of the main metric, loss, 2 of the clients, 2 of the bytes, seconds
+    assert len(charts) == 10  # 2 of the main metric, loss, 4 of the clients, 2 of the bytes, seconds
     for chart in charts:
         root = ElementTree.fromstring(chart)
         assert root.get("role") == "img"
