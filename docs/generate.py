@@ -1,6 +1,9 @@
-"""Write docs/configuration.md: its tables come from the schema, its prose from configuration.md.in.
+"""Write docs/configuration.md and docs/cli.md.
 
     python docs/generate.py
+
+cli.md is what the commands say of themselves. The tables of configuration.md come from the schema, its prose from
+configuration.md.in.
 
 A line `{{NAME}}` of the template becomes a table: `{{data.partition}}` that of a block of the schema, `{{top}}` that of
 the top-level keys, `{{settings}}` the built-in strategies' settings, `{{models}}` the options of the built-in models,
@@ -10,13 +13,18 @@ the top-level keys, `{{settings}}` the built-in strategies' settings, `{{models}
 import inspect
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+import typer
 from pydantic import BaseModel
 
+import fedbox.__main__ as app_module
+from fedbox.__main__ import app
 from fedbox.configs import Config
 from fedbox.models import MODELS
 from fedbox.strategies.registry import find
@@ -39,7 +47,7 @@ def pages() -> dict[Path, str]:
     if missing or unknown:
         raise ValueError(f"configuration.md.in lacks the lines {missing} and has the unknown lines {unknown}")
     text = "\n".join(tables.get(line, line) for line in lines)
-    return {DOCS / "configuration.md": text + "\n"}
+    return {DOCS / "configuration.md": text + "\n", DOCS / "cli.md": cli_page()}
 
 
 def blocks(path: str, model: type[BaseModel]) -> Iterable[tuple[str, type[BaseModel]]]:
@@ -133,6 +141,38 @@ def models_table() -> str:
         shown = ", ".join(f"`{option.name}` ({option.default})" for option in options)
         rows.append((f"`{name}`", shown, (inspect.getdoc(build) or "").partition("\n")[0].rstrip(".")))
     return table(("model", "options (defaults)", "what it is"), rows)
+
+
+def cli_page() -> str:
+    """Give the reference of the command line: every command with its explanation, arguments and options."""
+    group = typer.main.get_command(app)
+    text = "# Command line\n\nWritten from what `fedbox COMMAND --help` says.\n"
+    for name, command in getattr(group, "commands", {}).items():
+        prose = _plain(inspect.cleandoc(command.help or ""))
+        usage = " ".join(["fedbox", name, *command.collect_usage_pieces(click.Context(command))])
+        text += f"\n## fedbox {name}\n\n    {usage}\n\n{prose}\n\n"
+        rows = [_parameter(one) for one in command.params if not getattr(one, "hidden", False)]
+        text += table(("argument or option", "default", "meaning"), rows) + "\n" if rows else ""
+    codes = (inspect.getdoc(sys.modules[app_module.__name__]) or "").partition("Exit codes: ")[2]
+    return text + "\n## Exit codes\n\n" + " ".join(codes.partition(". ")[0].split()) + ".\n"
+
+
+def _parameter(one: click.Parameter) -> tuple[str, str, str]:
+    """Give a row: how the parameter is written, its default, its meaning."""
+    given = one.to_info_dict()
+    names = ", ".join(f"`{option}`" for option in [*one.opts, *one.secondary_opts])
+    if given["param_type_name"] == "argument":
+        names = f"`{one.human_readable_name}`"
+    shown = getattr(one, "show_default", None)
+    default = shown if isinstance(shown, str) else one.default
+    told = "" if default in (None, False, ()) or callable(default) else f"`{default}`"
+    return names, told, _plain(getattr(one, "help", None) or "")
+
+
+def _plain(text: str) -> str:
+    """Give help without rich's markup: commands of [dim] lines become code."""
+    text = re.sub(r"^\[dim\](.*?)\[/\]$", r"    \1", text, flags=re.MULTILINE)
+    return re.sub(r"\[bold\](.*?)\[/(?:bold)?\]", r"`\1`", text).replace("\\[", "[").replace("\f", "")
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

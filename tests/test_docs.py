@@ -3,9 +3,6 @@
 import importlib.util
 import os
 import re
-import shlex
-import shutil
-import tomllib
 from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from pages_for_tests import COMMANDS, DOCS, EXAMPLES, PAGES, ROOT, blocks
 
 import fedbox
 from fedbox.__main__ import app
@@ -26,70 +24,8 @@ from fedbox.simulations.run import check
 from fedbox.strategies import Ask, Batch, ClientHalf, Samples, ServerHalf, Site, Update
 from fedbox.strategies.registry import find
 
-ROOT = Path(__file__).resolve().parents[1]
-DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-ASSIGNMENT = re.compile(r"^[A-Z_]+=")
-SEPARATORS = {"&&", "||", ";", "|", "&"}
 TOY: dict[str, Any] = {"rounds": 2, "engine": {"workers": 1}, "train": {"lr": 0.1}, "model": "mlp"}
-
-
-def _blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-
-
-def _commands(page: Path) -> Iterator[list[str]]:
-    """Give the fedbox commands of a page's bash blocks as words behind `fedbox`."""
-    for block in _blocks(page, "bash"):
-        for line in block.replace("\\\n", " ").splitlines():
-            command: list[str] = []
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
-            lexer.whitespace_split = True
-            for word in [*lexer, ";"]:
-                if word not in SEPARATORS:
-                    command.append(word)
-                    continue
-                while command and ASSIGNMENT.match(command[0]):
-                    command.pop(0)
-                if command[:3] in (["python", "-m", "fedbox"], ["python3", "-m", "fedbox"]):
-                    command = command[2:]
-                if command[:1] == ["fedbox"]:
-                    yield command[1:]
-                command = []
-
-
-COMMANDS = [(page, words) for page in PAGES for words in _commands(page)]
-EXAMPLES = [
-    (page, name.group(1), block)
-    for page in PAGES
-    for block in _blocks(page, "python")
-    if (name := re.match(r'"""(?:[^"\n]*?\b)?(\w+)\.py\b', block))
-]
 STRATEGIES = [(name, block) for _, name, block in EXAMPLES if "plugin = Plugin(" in block]
-
-
-@pytest.fixture
-def example_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder of someone who reads: it holds the pages' examples, and the example package is installed."""
-    for _, name, block in EXAMPLES:
-        (tmp_path / f"{name}.py").write_text(block, encoding="utf-8")
-    for page in PAGES:
-        for block in _blocks(page, "yaml"):
-            if named := re.match(r"# (\w+\.yaml)\n", block):
-                (tmp_path / named.group(1)).write_text(block, encoding="utf-8")
-    example = ROOT / "examples" / "fedbox-median"
-    shutil.copy(example / "fedbox_median.py", tmp_path)
-    info = tmp_path / "fedbox_median-0.1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: fedbox-median\nVersion: 0.1.0\n", encoding="utf-8")
-    points = tomllib.loads((example / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
-    lines = [
-        line for group, names in points.items() for line in (f"[{group}]", *(f"{n} = {v}" for n, v in names.items()))
-    ]
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
 
 
 def _generator() -> ModuleType:
@@ -125,7 +61,7 @@ def test_there_are_commands_to_check() -> None:
         "plugins.md",
         "errors.md",
     }
-    assert {words[0] for _, words in COMMANDS} >= {"run", "data", "report", "configs", "strategies"}
+    assert {words[0] for _, words in COMMANDS} >= {"run", "data", "report", "configs", "strategies", "compare"}
 
 
 @pytest.mark.parametrize(("page", "words"), COMMANDS, ids=lambda value: getattr(value, "name", None) or " ".join(value))
@@ -154,9 +90,9 @@ def test_commands_on_the_pages_are_right(example_files: Path, page: Path, words:
 
 
 def test_yaml_on_the_pages_is_right() -> None:
-    blocks = [block for page in PAGES for block in _blocks(page, "yaml")]
-    assert blocks
-    for block in blocks:
+    found = [block for page in PAGES for block in blocks(page, "yaml")]
+    assert found
+    for block in found:
         load_config(yaml.safe_load(block))
 
 
@@ -214,7 +150,7 @@ def test_messages_on_the_error_page_exist() -> None:
     """What stands between the `...` of a message stands in the code, strings that were broken over lines joined."""
     code = "\n".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("*/*.py"), *ROOT.glob("*.py")])
     joined = re.sub(r'"\s*\n\s*f?"', "", code)
-    messages = _blocks(DOCS / "errors.md", "text")
+    messages = blocks(DOCS / "errors.md", "text")
     assert len(messages) > 30
     parts = [part.strip(" ;,:\n") for message in messages for part in message.split("...")]
     assert [part for part in parts if part not in joined] == []
