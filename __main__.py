@@ -16,6 +16,7 @@ from . import __version__
 from .client import commands as client_commands
 from .server import commands as server_commands
 from .simulations.compare_command import compare
+from .testing import commands as testing_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,6 +62,10 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: the cores); 1 runs everything in this one.")
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[,NAME...]", help="Trackers, as tensorboard,csv (see fedbox plugins)."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, build the model, say what a run would do, and stop there.")
     ] = False,
@@ -88,6 +93,8 @@ def run(
         changes.append(f"engine.kind={engine}")
     if workers is not None:
         changes.append(f"engine.workers={workers}")
+    if track is not None:
+        changes.append(f"track=[{track}]")
     if resume and source is None and out is not None and (out / "config.yaml").is_file():
         source = str(out / "config.yaml")
     raise_on_sigterm()
@@ -217,6 +224,9 @@ for command in (
     server_commands.certs,
     server_commands.pack,
     compare,
+    testing_commands.check,
+    testing_commands.new,
+    testing_commands.plugins,
 ):
     app.command()(command)
 

@@ -1,0 +1,301 @@
+"""The checks of the conformance suite: what a strategy must do, and what to do about one that does not."""
+
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from unittest import SkipTest
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from ..server.checkpoint import load_checkpoint
+from ..server.loop import Coordinator
+from ..server.outcome import Result
+from ..server.stats import human_bytes
+from ..simulations.inprocess import InProcessGrid
+from ..simulations.run import Parts
+from ..strategies.base import identity
+from ..strategies.contract import ServerHalf
+from ..strategies.federation import Federation
+from .subject import Subject, diverged, without_samples
+
+
+class CheckFailed(AssertionError):  # noqa: N818  read in a test's output, where it stands for itself
+    """A check did not pass: what happened, where, and what to do about it."""
+
+    def __init__(self, what: str, where: str = "", do: str = "") -> None:
+        self.what, self.where, self.do = what, where, do
+        super().__init__("\n".join(filter(None, [what, where and f"where: {where}", do and f"what to do: {do}"])))
+
+
+class CheckSkipped(SkipTest):
+    """A check could not be made, since what it rests on failed. pytest and unittest count it as skipped."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that every strategy must do. Called with a subject it gives a remark, or raises CheckFailed."""
+
+    name: str
+    about: str
+    run: Callable[[Subject], str]
+
+    def __call__(self, subject: Subject) -> str:
+        """Make the check. Whatever the strategy raises becomes a CheckFailed that says where."""
+        needs_run = self.name not in ("settings", "learns")
+        if needs_run and subject.failed:
+            raise CheckSkipped("the undisturbed run broke off: see 'learns'")
+        try:
+            return self.run(subject)
+        except (CheckFailed, CheckSkipped):
+            raise
+        except Exception as error:
+            raise CheckFailed(
+                f"the run broke off with {type(error).__name__}: {error}", _place(error.__traceback__, subject)
+            ) from error
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a check gave: `status` is passed, failed or skipped; `what` a remark, or what happened."""
+
+    name: str
+    about: str
+    status: str
+    what: str
+    where: str
+    do: str
+    seconds: float
+
+
+def check_strategy(subject: Subject, checks: Sequence[Check] | None = None) -> Iterator[Outcome]:
+    """Make the checks one by one (None: all) and give each outcome as it is known."""
+    for check in CHECKS if checks is None else checks:
+        began, where, do = time.perf_counter(), "", ""
+        try:
+            status, what = "passed", check(subject)
+        except CheckFailed as failure:
+            status, what, where, do = "failed", failure.what, failure.where, failure.do
+        except CheckSkipped as skipped:
+            status, what = "skipped", str(skipped)
+        yield Outcome(check.name, check.about, status, what, where, do, time.perf_counter() - began)
+
+
+def _place(trace: TracebackType | None, subject: Subject) -> str:
+    """Give the last line of the strategy's own files that a traceback passed, or of whatever file it ended in."""
+    frames = traceback.extract_tb(trace)
+    own = {inspect.getfile(kind) for kind in _kinds(subject)}
+    last = next((frame for frame in reversed(frames) if frame.filename in own), frames[-1])
+    return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}"
+
+
+def _kinds(subject: Subject) -> tuple[type, type, type]:
+    plugin = subject.plugin
+    return plugin.settings, plugin.client, plugin.server
+
+
+def _settings(subject: Subject) -> str:
+    plugin, where = subject.plugin, f"class {subject.plugin.settings.__name__}"
+    missing = [key for key, field in plugin.settings.model_fields.items() if field.is_required()]
+    if missing:
+        raise CheckFailed(
+            f"settings without a default: {', '.join(missing)}", where, "give each a default: a run without it is valid"
+        )
+    plugin.settings()
+    bare = [key for key, field in plugin.settings.model_fields.items() if not field.description]
+    if bare:
+        raise CheckFailed(
+            f"settings without a description: {', '.join(bare)}", where, 'write Field(..., description="...")'
+        )
+    if not (plugin.summary or plugin.client.__doc__):
+        raise CheckFailed("the Plugin has no summary", do="give one line for listings as its fourth argument")
+    return f"{len(plugin.settings.model_fields)} settings"
+
+
+def _learns(subject: Subject) -> str:
+    result = subject.whole
+    _no_failures(result)
+    _finite(result, "")
+    first, last = result.rounds[0]["metrics"], result.rounds[-1]["metrics"]
+    lower = [name for name in ("train_loss", "server_train_loss", "loss") if _moved(first, last, name) < 0]
+    higher = [name for name in ("accuracy", "client_accuracy", "map50") if _moved(first, last, name) > 0]
+    if not (lower or higher):
+        raise CheckFailed(
+            f"no loss fell and no score rose from the first round to the last: {_told(first)} became {_told(last)}",
+            do="look at the sign and the size of each step; are the weights loaded before training, and given back?",
+        )
+    wanted, scores = subject.toy.score, [last[key] for key in ("accuracy", "client_accuracy") if last.get(key)]
+    if wanted is not None and max(scores, default=0.0) < wanted:
+        raise CheckFailed(
+            f"after {len(result.rounds)} rounds the accuracy is {max(scores, default=0.0):.3f}; wanted: {wanted} at "
+            "least, where guessing gives 0.1",
+            do="compare with strategy fedavg; a method that needs longer gets more rounds: fedbox check NAME rounds=20",
+        )
+    name = (higher or lower)[0]
+    return f"{name} {first[name]:.3f} to {last[name]:.3f} in {len(result.rounds)} rounds"
+
+
+def _moved(first: dict[str, float], last: dict[str, float], name: str) -> float:
+    before, after = first.get(name), last.get(name)
+    return 0.0 if before is None or after is None else after - before
+
+
+def _told(metrics: dict[str, float]) -> str:
+    known = ("train_loss", "server_train_loss", "loss", "accuracy", "client_accuracy", "map50")
+    return ", ".join(f"{name} {metrics[name]:.3f}" for name in known if metrics.get(name) is not None) or "nothing"
+
+
+def _no_failures(result: Result) -> None:
+    for record in result.rounds:
+        for failure in record["failures"]:
+            raise CheckFailed(
+                f"{failure['client']} failed in round {record['round']} ({failure['kind']}): {failure['reason']}",
+                do="mend the client half; with --workers 1 a debugger reaches it",
+            )
+
+
+def _finite(result: Result, why: str) -> None:
+    bad = [name for name, value in result.weights().items() if not np.isfinite(value).all()]
+    if bad:
+        raise CheckFailed(f"the model holds NaN or infinity{why}: {', '.join(bad[:3])}", "model.safetensors")
+
+
+def _bytes(subject: Subject) -> str:
+    result = subject.whole
+    for record in result.rounds:
+        seen = subject.traffic.get(record["round"])
+        told, weighed = (record["bytes_up"], record["bytes_down"]), (seen.up, seen.down) if seen else (0, 0)
+        if told != weighed:
+            raise CheckFailed(
+                f"the record says {told[0]} bytes up and {told[1]} down, the messages serialised are {weighed[0]} and "
+                f"{weighed[1]}",
+                f"rounds.jsonl, round {record['round']}",
+                "send all that travels in Ask and Update, as plain NumPy arrays",
+            )
+    rounds, up = len(result.rounds), sum(seen.up for seen in subject.traffic.values())
+    arrays = sum(seen.arrays_up for seen in subject.traffic.values())
+    return f"{human_bytes(up / rounds)} up a round, {human_bytes(arrays / rounds)} of it arrays"
+
+
+def _half(subject: Subject) -> ServerHalf[Any]:
+    """Give a server half in its initial state."""
+    config = subject.config
+    with identity(1):
+        federation = Federation.prepare(config)
+        folder = subject.folder / "fresh"
+        grid = InProcessGrid(len(federation), config.model_dump_json(), str(folder))
+        return Coordinator(federation, subject.plugin, grid, folder).half
+
+
+def _state(subject: Subject) -> str:
+    do = "give NumPy arrays by name from state(), and take exactly these back in restore()"
+    where = f"{subject.plugin.server.__name__}.state"
+    half = _half(subject)
+    try:
+        save(half.state())
+    except Exception as error:
+        raise CheckFailed(f"state() cannot be written: {type(error).__name__}: {error}", where, do) from error
+    subject.whole  # noqa: B018  its checkpoint is what is read
+    checkpoint = load_checkpoint(subject.folder / "whole" / "checkpoint", subject.config)
+    assert checkpoint is not None
+    half.weights = checkpoint.weights
+    half.restore(dict(checkpoint.state))
+    back = load(save(half.state()))
+    names = sorted({*checkpoint.state, *back})
+    lost = [name for name in names if not _equal(checkpoint.state.get(name), back.get(name))]
+    if lost:
+        raise CheckFailed(f"what restore() took back, state() gives otherwise: {', '.join(lost[:5])}", where, do)
+    return f"{len(back)} arrays beside the weights" if back else "nothing beside the weights"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is None or other is None or one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(one.tobytes() == other.tobytes())
+
+
+def _same(result: Result, whole: Result, how: str, do: str) -> str:
+    """Hold two runs against each other, round by round: the first that differs is where to look."""
+    for ours, theirs in zip(result.rounds, whole.rounds, strict=True):
+        number = ours["round"]
+        for key in ("phase", "metrics", "clients", "failures", "bytes_up", "bytes_down"):
+            if ours[key] != theirs[key]:
+                raise CheckFailed(
+                    f"{how} the run is another one from round {number} on: {_difference(theirs[key], ours[key])}",
+                    f"rounds.jsonl, round {number}, {key}",
+                    do,
+                )
+    if result.summary["model_sha256"] != whole.summary["model_sha256"]:
+        raise CheckFailed(f"{how} the final model has another hash, though the records agree", "model.safetensors", do)
+    return f"model {str(whole.summary['model_sha256'])[:12]}"
+
+
+def _difference(one: Any, other: Any) -> str:
+    if isinstance(one, dict) and isinstance(other, dict):
+        key = next(key for key in (*one, *other) if one.get(key) != other.get(key))
+        return f"{key}: {_difference(one.get(key), other.get(key))}"
+    return f"{one!r} became {other!r}"
+
+
+def _workers(subject: Subject) -> str:
+    do = (
+        "keep nothing on self or in globals at the client (site.state is for that), draw from site.generator or "
+        "site.derive, and let no total depend on the order in which updates come (ExactSum)"
+    )
+    whole = subject.whole
+    return _same(subject.run_on_workers("workers"), whole, "on two workers", do)
+
+
+def _resume(subject: Subject) -> str:
+    whole, stop = subject.whole, min(subject.toy.stop, subject.config.rounds - 1)
+    subject.run("resume", rounds=stop)
+    resumed = subject.run("resume", resume=True)
+    do = "put into state() and site.state whatever lives from round to round, and take it back in restore()"
+    return _same(resumed, whole, f"stopped after round {stop} and resumed,", do)
+
+
+def _empty(subject: Subject) -> str:
+    result = subject.run_early("empty", parts=Parts(plugin=subject.plugin, prepare=without_samples))
+    last = Federation.name(result.summary["clients"] - 1)
+    for record in result.rounds:
+        for failure in record["failures"]:
+            why = "which has no samples, " if failure["client"] == last else ""
+            raise CheckFailed(
+                f"{failure['client']}, {why}failed in round {record['round']}: {failure['reason']}",
+                do="a client without labelled samples gives Update(), or what it knows with examples=0",
+            )
+    _finite(result, " where a client has no samples")
+    return f"{last} without samples, the one before it without labels"
+
+
+def _nan(subject: Subject) -> str:
+    victim, spoilt = "client-2", list[int]()
+    plugin = diverged(subject.plugin, victim, subject.trial.spoil, spoilt)
+    do = "let add() raise RefusedUpdateError for what cannot be used, and finish() work with the clients that are left"
+    result = subject.run_early("nan", parts=Parts(plugin=plugin), **{"clients.min_success": 0.5})
+    for round_ in spoilt:
+        failures = [row for row in result.rounds[round_ - 1]["failures"] if row["client"] == victim]
+        if not failures:
+            raise CheckFailed(f"the NaN of {victim} was used in round {round_}", "ServerHalf.add", do)
+    _finite(result, f" that came from {victim}")
+    return f"{victim} refused in {len(spoilt)} rounds" if spoilt else "no client sends arrays that could hold NaN"
+
+
+CHECKS: tuple[Check, ...] = (
+    Check("settings", "settings have defaults and descriptions", _settings),
+    Check("learns", "a loss falls or a score rises on a toy problem", _learns),
+    Check("bytes", "the record's bytes are those of the messages serialised", _bytes),
+    Check("state", "the server's state survives a checkpoint", _state),
+    Check("workers", "two workers give the same model as one", _workers),
+    Check("resume", "stopped and resumed it gives the same model", _resume),
+    Check("empty", "clients without samples or labels do no harm", _empty),
+    Check("nan", "a client that diverges is refused by name, the run goes on", _nan),
+)
