@@ -1,9 +1,15 @@
 """Fixtures that every room's tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from fedbox.simulations.pool import Pool
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -20,3 +26,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data sets in {folder}, which are not part of the project")
     return folder
+
+
+@pytest.fixture(scope="session")
+def plugin_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on the path, also on that of the pool's workers, into which tests may install packages."""
+    folder = tmp_path_factory.mktemp("plugins")
+    added = [str(folder), str(Path(__file__).resolve().parents[1] / "examples" / "fedbox-scaffold")]
+    sys.path[:0] = added
+    yield folder
+    for entry in added:
+        sys.path.remove(entry)
+
+
+@pytest.fixture(scope="session")
+def pool(plugin_site: Path) -> "Iterator[Pool]":
+    """Two workers for all conformance suites: to start them takes longer than a run on them."""
+    from fedbox.simulations.pool import Pool
+
+    workers = Pool(2)
+    yield workers
+    workers.close()

@@ -23,14 +23,6 @@ BYTES = {"onebyte"}
 """Strategies in which a byte a sample travels."""
 
 
-@pytest.fixture(scope="session")
-def pool() -> Iterator[Pool]:
-    """Two workers for all strategies: to start them takes longer than a run on them."""
-    workers = Pool(2)
-    yield workers
-    workers.close()
-
-
 @pytest.fixture(scope="module", params=NAMES)
 def subject(request: pytest.FixtureRequest, pool: Pool) -> Iterator[Subject]:
     with Subject(request.param, pool=pool) as subject:
