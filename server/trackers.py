@@ -145,7 +145,7 @@ class Remote(Callback):
 
 
 class MLflow(Remote):
-    """Logs to MLflow: a run for each run; where MLFLOW_TRACKING_URI says, else in DIR/mlflow."""
+    """Logs to MLflow: a run for each run; where MLFLOW_TRACKING_URI says, else in DIR/mlflow.db."""
 
     name = "mlflow"
     needs: ClassVar[Mapping[str, str]] = {"mlflow": "pip install 'fedbox[mlflow]'"}
@@ -156,7 +156,7 @@ class MLflow(Remote):
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
-        store = os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlflow").resolve().as_uri()
+        store = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').resolve()}"
         self._client = MlflowClient(tracking_uri=store)
         if self.run_id:
             self._client.update_run(self.run_id, status="RUNNING")

@@ -19,16 +19,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checks import CHECKS, Check, CheckFailed, CheckSkipped, Outcome, check_strategy
+    from .checks import CHECKS, check_strategy
     from .subject import Subject
+    from .suite import Check, CheckFailed, CheckSkipped, Outcome
     from .toys import TOYS, Toy, Trial
 
 _LAZY = {
     "CHECKS": "checks",
-    "Check": "checks",
-    "CheckFailed": "checks",
-    "CheckSkipped": "checks",
-    "Outcome": "checks",
+    "Check": "suite",
+    "CheckFailed": "suite",
+    "CheckSkipped": "suite",
+    "Outcome": "suite",
     "Subject": "subject",
     "TOYS": "toys",
     "Toy": "toys",

@@ -1,14 +1,7 @@
 """The checks of the conformance suite: what a strategy must do, and what to do about one that does not."""
 
-import inspect
-import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
+from collections.abc import Iterator
 from typing import Any
-from unittest import SkipTest
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -23,83 +16,7 @@ from ..strategies.base import identity
 from ..strategies.contract import ServerHalf
 from ..strategies.federation import Federation
 from .subject import Subject, diverged, without_samples
-
-
-class CheckFailed(AssertionError):  # noqa: N818  read in a test's output, where it stands for itself
-    """A check did not pass: what happened, where, and what to do about it."""
-
-    def __init__(self, what: str, where: str = "", do: str = "") -> None:
-        self.what, self.where, self.do = what, where, do
-        super().__init__("\n".join(filter(None, [what, where and f"where: {where}", do and f"what to do: {do}"])))
-
-
-class CheckSkipped(SkipTest):
-    """A check could not be made, since what it rests on failed. pytest and unittest count it as skipped."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that every strategy must do. Called with a subject it gives a remark, or raises CheckFailed."""
-
-    name: str
-    about: str
-    run: Callable[[Subject], str]
-
-    def __call__(self, subject: Subject) -> str:
-        """Make the check. Whatever the strategy raises becomes a CheckFailed that says where."""
-        needs_run = self.name not in ("settings", "learns")
-        if needs_run and subject.failed:
-            raise CheckSkipped("the undisturbed run broke off: see 'learns'")
-        try:
-            return self.run(subject)
-        except (CheckFailed, CheckSkipped):
-            raise
-        except Exception as error:
-            raise CheckFailed(
-                f"the run broke off with {type(error).__name__}: {error}", _place(error.__traceback__, subject)
-            ) from error
-
-    def __str__(self) -> str:
-        return self.name
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a check gave: `status` is passed, failed or skipped; `what` a remark, or what happened."""
-
-    name: str
-    about: str
-    status: str
-    what: str
-    where: str
-    do: str
-    seconds: float
-
-
-def check_strategy(subject: Subject, checks: Sequence[Check] | None = None) -> Iterator[Outcome]:
-    """Make the checks one by one (None: all) and give each outcome as it is known."""
-    for check in CHECKS if checks is None else checks:
-        began, where, do = time.perf_counter(), "", ""
-        try:
-            status, what = "passed", check(subject)
-        except CheckFailed as failure:
-            status, what, where, do = "failed", failure.what, failure.where, failure.do
-        except CheckSkipped as skipped:
-            status, what = "skipped", str(skipped)
-        yield Outcome(check.name, check.about, status, what, where, do, time.perf_counter() - began)
-
-
-def _place(trace: TracebackType | None, subject: Subject) -> str:
-    """Give the last line of the strategy's own files that a traceback passed, or of whatever file it ended in."""
-    frames = traceback.extract_tb(trace)
-    own = {inspect.getfile(kind) for kind in _kinds(subject)}
-    last = next((frame for frame in reversed(frames) if frame.filename in own), frames[-1])
-    return f"{Path(last.filename).name}, line {last.lineno}, in {last.name}"
-
-
-def _kinds(subject: Subject) -> tuple[type, type, type]:
-    plugin = subject.plugin
-    return plugin.settings, plugin.client, plugin.server
+from .suite import Check, CheckFailed, Outcome, outcomes
 
 
 def _settings(subject: Subject) -> str:
@@ -269,13 +186,13 @@ def _resume(subject: Subject) -> str:
 
 
 def _empty(subject: Subject) -> str:
-    result = subject.run_early("empty", parts=Parts(plugin=subject.plugin, prepare=without_samples))
+    result = subject.run_early("empty", Parts(plugin=subject.plugin, prepare=without_samples))
     last = Federation.name(result.summary["clients"] - 1)
     for record in result.rounds:
         for failure in record["failures"]:
-            why = "which has no samples, " if failure["client"] == last else ""
+            lacks = "samples" if failure["client"] == last else "labels"
             raise CheckFailed(
-                f"{failure['client']}, {why}failed in round {record['round']}: {failure['reason']}",
+                f"{failure['client']}, which has no {lacks}, failed in round {record['round']}: {failure['reason']}",
                 do="a client without labelled samples gives Update(), or what it knows with examples=0",
             )
     _finite(result, " where a client has no samples")
@@ -286,7 +203,7 @@ def _nan(subject: Subject) -> str:
     victim, spoilt = "client-2", list[int]()
     plugin = diverged(subject.plugin, victim, subject.trial.spoil, spoilt)
     do = "let add() raise RefusedUpdateError for what cannot be used, and finish() work with the clients that are left"
-    result = subject.run_early("nan", parts=Parts(plugin=plugin), **{"clients.min_success": 0.5})
+    result = subject.run_early("nan", Parts(plugin=plugin))
     for round_ in spoilt:
         failures = [row for row in result.rounds[round_ - 1]["failures"] if row["client"] == victim]
         if not failures:
@@ -305,3 +222,8 @@ CHECKS: tuple[Check, ...] = (
     Check("empty", "clients without samples or labels do no harm", _empty),
     Check("nan", "a client that diverges is refused by name, the run goes on", _nan),
 )
+
+
+def check_strategy(subject: Subject) -> Iterator[Outcome]:
+    """Make all checks one by one and give each outcome as it is known."""
+    return outcomes(subject, CHECKS)

@@ -5,11 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .. import __version__
-
 if TYPE_CHECKING:
-    from .checks import Outcome
     from .subject import Subject
+    from .suite import Outcome
 
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 _FAILED = 4
@@ -70,8 +68,8 @@ def _tried(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     from ..server.callbacks import Callback
-    from .checks import check_strategy
     from .subject import Subject
+    from .suite import outcomes as made
 
     columns = (TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     note = TextColumn("{task.fields[note]}")
@@ -85,7 +83,7 @@ def _tried(
 
         with Subject(strategy, toy=toy, changes=changes, callback=Rounds()) as subject:
             outcomes = []
-            for outcome in check_strategy(subject, chosen):
+            for outcome in made(subject, chosen):
                 outcomes.append(outcome)
                 following = chosen[min(len(outcomes), len(chosen) - 1)]
                 bar.update(task, completed=len(outcomes), description=following.name, note=following.about)
@@ -116,10 +114,11 @@ def _told(outcome: "Outcome") -> str:
 def _write(file: Path, subject: "Subject", outcomes: "list[Outcome]") -> None:
     import json
     from dataclasses import asdict
+    from importlib.metadata import version
 
     told = {
         "strategy": subject.strategy,
-        "fedbox": __version__,
+        "fedbox": version("fedbox"),
         "toy": subject.trial.toy,
         "config": subject.config.model_dump(mode="json"),
         "passed": all(outcome.status == "passed" for outcome in outcomes),

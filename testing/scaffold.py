@@ -95,7 +95,5 @@ def _check_name(kind: str, name: str) -> None:
     taken = {*registered(f"fedbox.{KINDS[kind].group}"), *group.built_in}
     same = [known for known in taken if known.replace("_", "-") == name.replace("_", "-")]
     if same:
-        near = difflib.get_close_matches(name, taken, n=3, cutoff=0.8)
-        raise ScaffoldError(
-            f"a {kind} '{same[0]}' is registered already; choose another name (registered and alike: {', '.join(near)})"
-        )
+        alike = difflib.get_close_matches(name, taken, n=3, cutoff=0.8)
+        raise ScaffoldError(f"a {kind} '{same[0]}' is registered already; choose another (alike: {', '.join(alike)})")

@@ -127,9 +127,9 @@ class Subject:
         config = check(self.config.model_dump(), {"engine.workers": WORKERS})
         return self._run(config, name, parts=Parts(pool=self._pool))
 
-    def run_early(self, name: str, *, parts: Parts, rounds: int = 2, **changes: Any) -> Result:
-        """Run a few rounds in which clients train from the first one on."""
-        return self._run(check(self._early.model_dump(), {"rounds": rounds, **changes}), name, parts=parts)
+    def run_early(self, name: str, parts: Parts) -> Result:
+        """Run two rounds; clients train from the first one on."""
+        return self._run(check(self._early.model_dump(), {"rounds": 2, "clients.min_success": 0.5}), name, parts=parts)
 
     def _run(self, config: Config, name: str, *, resume: bool = False, parts: Parts | None = None) -> Result:
         return run_config(

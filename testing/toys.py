@@ -96,16 +96,16 @@ class Trial:
     spoil: Callable[[Update], Update] = spoil
 
 
-def _boxes(strategy: str, warmup: int = 2, **settings: Any) -> Trial:
+def _boxes(strategy: str, **settings: Any) -> Trial:
     key = f"settings.{strategy}"
-    return Trial("boxes", {key: {"warmup": warmup, **settings}}, {key: {"warmup": 0, **settings}})
+    return Trial("boxes", {key: {"warmup": 2, **settings}}, {key: {"warmup": 0, **settings}})
 
 
 def _semi(strategy: str, **settings: Any) -> Trial:
     return Trial("few-labels", {f"settings.{strategy}": settings})
 
 
-_LOOSE = {"low": 0.0, "high": 0.01}  # a detector that has just begun to learn is sure of nothing
+_LOOSE: dict[str, Any] = {"low": 0.0, "high": 0.01}  # a detector that has just begun to learn is sure of nothing
 BUILT_IN: Mapping[str, Trial] = {
     "adabn": Trial(
         "boxes",
