@@ -17,6 +17,7 @@ from .client import commands as client_commands
 from .server import commands as server_commands
 from .server import folder_commands
 from .simulations.compare_command import compare
+from .testing import commands as testing_commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -62,6 +63,10 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: the cores); 1 runs everything in this one.")
     ] = None,
+    track: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[,NAME...]", help="Trackers, as tensorboard,csv (see fedbox plugins)."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Read the data, build the model, say what a run would do, and stop there.")
     ] = False,
@@ -93,6 +98,8 @@ def run(
         changes.append(f"engine.kind={engine}")
     if workers is not None:
         changes.append(f"engine.workers={workers}")
+    if track is not None:
+        changes.append(f"track=[{track}]")
     if resume and source is None and out is not None and (out / "config.yaml").is_file():
         source = str(out / "config.yaml")
     raise_on_sigterm()
@@ -230,6 +237,9 @@ for command in (
     compare,
     folder_commands.watch,
     folder_commands.export,
+    testing_commands.check,
+    testing_commands.new,
+    testing_commands.plugins,
 ):
     app.command()(command)
 

@@ -245,3 +245,8 @@ class Config(Block):
     clients: ClientsConfig = Field(default_factory=ClientsConfig)
     engine: EngineConfig = Field(default_factory=EngineConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    track: list[str] | None = Field(
+        None,
+        description="trackers, registered callbacks or module:attribute, such as [csv, mlflow]; null: tensorboard, "
+        "where it is installed",
+    )

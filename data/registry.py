@@ -92,9 +92,9 @@ def _find(dataset: str) -> tuple[Reader, bool]:
     if dataset in DATASETS:
         return DATASETS[dataset], True
     if ":" in dataset:
-        return _imported(dataset), False
+        return _imported(dataset, dataset), False
     for point in entry_points(group=ENTRY_POINTS, name=dataset):
-        return _callable(dataset, point.load()), False
+        return _imported(dataset, point.value), False
     known = available_datasets()
     raise DataError(
         f"unknown data set {dataset!r}{did_you_mean(dataset, known)}; known are {', '.join(known)}, "
@@ -102,14 +102,18 @@ def _find(dataset: str) -> tuple[Reader, bool]:
     )
 
 
-def _imported(dataset: str) -> Reader:
-    module, _, attribute = dataset.partition(":")
+def _imported(dataset: str, target: str) -> Reader:
+    module, _, attribute = target.partition(":")
     try:
-        return _callable(dataset, getattr(importlib.import_module(module), attribute))
-    except (ImportError, AttributeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"data set {dataset!r} cannot be imported: {error}") from error
+        found = getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its fault, to be told by name
+        raise DataError(f"data set {dataset!r} cannot be imported: {type(error).__name__}: {error}") from error
+    return _callable(dataset, found)
+
+
+def find_reader(dataset: str) -> Reader:
+    """Return the callable that reads a data set; see load_dataset. Raises DataError when there is none."""
+    return _find(dataset)[0]
 
 
 def _callable(dataset: str, found: object) -> Reader:

@@ -1,15 +1,17 @@
 """Callbacks: small listeners on a run, for progress bars and trackers."""
 
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..configs import Config
 
 
 class Callback:
     """Listens to a run. Every hook does nothing unless it is overridden; none may change the result."""
+
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Packages, as they are imported, that this callback cannot do without, each with the command that installs it."""
 
     def on_start(self, config: Config, folder: Path, first: int) -> None:
         """Hear that the run starts with round `first`."""
@@ -57,37 +59,3 @@ class Callbacks(Callback):
         """Tell all."""
         for listener in self.listeners:
             listener.on_end(summary)
-
-
-class TensorBoard(Callback):
-    """Writes every metric, the bytes and the seconds as TensorBoard events into DIR/tensorboard."""
-
-    def __init__(self) -> None:
-        self._writer: Any = None
-
-    @staticmethod
-    def available() -> bool:
-        """Say whether the extra `fedbox[tensorboard]` is installed."""
-        return find_spec("tensorboard") is not None
-
-    def on_start(self, config: Config, folder: Path, first: int) -> None:
-        """Open the event file; a resumed run hides the events of the rounds that it runs again."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first)
-
-    def on_round(self, record: Mapping[str, Any]) -> None:
-        """Write the round's numbers."""
-        step = record["round"]
-        for name, value in record["metrics"].items():
-            if value is not None:  # it was not finite
-                self._writer.add_scalar(f"metrics/{name}", value, step)
-        for name in ("bytes_up", "bytes_down"):
-            self._writer.add_scalar(f"bytes/{name}", record[name], step)
-        for name, value in record["seconds"].items():
-            self._writer.add_scalar(f"seconds/{name}", value, step)
-
-    def on_end(self, summary: Mapping[str, Any]) -> None:
-        """Close the event file, if the run came as far as opening one."""
-        if self._writer is not None:
-            self._writer.close()

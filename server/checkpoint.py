@@ -23,7 +23,7 @@ from safetensors.numpy import load, save
 from ..configs import Config
 
 # What a resumed run may change: none of these alters the rounds that were already run.
-_FREE = ("name", "rounds", "engine", "evaluate.stop", "clients.timeout")
+_FREE = ("name", "rounds", "engine", "evaluate.stop", "clients.timeout", "track")
 
 
 class CheckpointError(RuntimeError):

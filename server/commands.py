@@ -32,6 +32,9 @@ def serve(
     compress: Annotated[bool, typer.Option("--compress", help="Compress what travels.")] = False,
     max_message: Annotated[int, typer.Option(min=1, help="Most megabytes of one message.")] = 4096,
     metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this port of loopback.")] = None,
+    track: Annotated[
+        str | None, typer.Option(metavar="NAME[,NAME...]", help="Trackers, as tensorboard,csv (see fedbox plugins).")
+    ] = None,
     log: Annotated[_FORMS, typer.Option(help="Form of the log on stderr.")] = "text",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
 ) -> None:
@@ -60,7 +63,8 @@ def serve(
     terms = Terms(heartbeat=heartbeat, grace=grace, largest=max_message * 2**20, compress=compress)
     service = Service(listen, identity, clients, wait_for, metrics_port, terms)
     try:
-        result = serve(check(config, overrides or []), service, out=out, resume=resume)
+        changes = [*(overrides or []), *([f"track=[{track}]"] if track is not None else [])]
+        result = serve(check(config, changes), service, out=out, resume=resume)
     except KeyboardInterrupt:
         typer.secho("error: stopped; the run can go on with --resume", fg=typer.colors.RED, err=True)
         raise typer.Exit(130) from None

@@ -13,7 +13,7 @@ from ..configs import Config, ConfigError, Fault
 from ..configs.tls import Identity
 from ..strategies.federation import Federation
 from ..strategies.registry import find
-from .callbacks import Callback, Callbacks, TensorBoard
+from .callbacks import Callback, Callbacks
 from .checkpoint import write_atomic
 from .enrolment import Enrolment
 from .fleet import Fleet
@@ -25,6 +25,7 @@ from .metrics import Metrics
 from .outcome import Result, finish
 from .report import write_report
 from .session import check_device, claimed, conduct, session
+from .tracking import trackers
 
 log = logging.getLogger("fedbox.server")
 _RUN = "run_id"
@@ -68,7 +69,7 @@ def serve(
             fleet = Fleet(_enrolment(service, federation), service.terms, config.model_dump_json(), _run_id(folder))
             grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
         stack.callback(grid.close)
-        listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else [])]
+        listeners = [*callbacks, *trackers(config)]
         if service.metrics_port is not None:
             metrics = Metrics(fleet, service.metrics_port)
             stack.callback(metrics.close)

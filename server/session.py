@@ -18,6 +18,7 @@ from ..strategies.registry import settings_faults
 from ..strategies.selection import selector_faults
 from .folder import RunFolder
 from .loop import Coordinator, RunFailedError
+from .tracking import track_faults
 
 
 def check_device(name: str) -> None:
@@ -34,7 +35,8 @@ def check_device(name: str) -> None:
 
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
     """Give the checked configuration, the plugins' settings included. Raises ConfigError, PluginError."""
-    return load_config(source, overrides, lambda raw: [*settings_faults(raw), *selector_faults(raw)])
+    found = (settings_faults, selector_faults, track_faults)
+    return load_config(source, overrides, lambda raw: [fault for faults in found for fault in faults(raw)])
 
 
 @contextmanager

@@ -119,10 +119,14 @@ class Pool:
         return worker
 
     def setup(self, federation: Federation, config_json: str, folder: str) -> None:
-        """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised."""
+        """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised.
+
+        The workers of a run that has ended can be set up for the next one.
+        """
         shared = share(federation, self._data)
         self._setup = Setup(config_json, folder, self._data.fd, shared, self._broadcast.fd)
         for worker in self._workers:
+            worker.ready = False
             self._tell(worker)
         self.await_ready()
 

@@ -1,8 +1,9 @@
 """`fedbox.run`: one call that checks a configuration, simulates the federation and leaves a folder behind."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,22 +13,33 @@ from ..client.workspace import Workspace, forget, use
 from ..configs import Config, ConfigError, Fault
 from ..data.progress import shown_by
 from ..models import buffer_names
-from ..server.callbacks import Callback, Callbacks, TensorBoard
+from ..server.callbacks import Callback, Callbacks
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
 from ..server.holdings import write_holdings
 from ..server.loop import Coordinator
 from ..server.outcome import Result, finish
 from ..server.session import check, check_device, claimed, conduct, raise_on_sigterm, session
+from ..server.tracking import trackers
 from ..strategies.contract import Plugin
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
-from ..strategies.registry import find
+from ..strategies.registry import find, settings_of
 from .examples import Models, save_examples
 from .inprocess import InProcessGrid
 from .pool import Pool, Workers
 
-__all__ = ["check", "check_device", "raise_on_sigterm", "run_config"]
+__all__ = ["Parts", "check", "check_device", "raise_on_sigterm", "run_config"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a test may put in the place of a run's own parts; `plugin` with one worker only, `pool` is not closed."""
+
+    plugin: Plugin | None = None
+    prepare: Callable[[Config], Federation] = Federation.prepare
+    grid: type[InProcessGrid] = InProcessGrid
+    pool: Pool | None = None
 
 
 def run_config(
@@ -38,19 +50,21 @@ def run_config(
     progress: bool = True,
     report: bool = True,
     callbacks: Sequence[Callback] = (),
+    parts: Parts | None = None,
 ) -> Result:
     """Run a checked configuration; see `fedbox.run`."""
-    plugin = find(config.strategy)
+    parts = parts or Parts()
+    plugin = parts.plugin or find(config.strategy)
     check_device(config.engine.device)
     folder = RunFolder(out or default_folder(config, resume), resume)
     bar = ProgressBar() if progress else None
-    listeners = [*callbacks, *([TensorBoard()] if TensorBoard.available() else []), *([bar] if bar else [])]
+    listeners = [*callbacks, *trackers(config), *([bar] if bar else [])]
     with ExitStack() as stack:
         stack.enter_context(session(folder))
         if bar:
             stack.callback(bar.close)
         stack.enter_context(shown_by(bar.on_read if bar else lambda *_: None))
-        summary = _simulate(config, plugin, folder, resume, Callbacks(listeners), stack)
+        summary = _simulate(config, plugin, folder, resume, Callbacks(listeners), stack, parts)
         if report:
             from ..server.report import write_report
 
@@ -59,11 +73,11 @@ def run_config(
 
 
 def _simulate(
-    config: Config, plugin: Plugin, folder: RunFolder, resume: bool, callback: Callback, stack: ExitStack
+    config: Config, plugin: Plugin, folder: RunFolder, resume: bool, callback: Callback, stack: ExitStack, parts: Parts
 ) -> dict[str, Any]:
     workers = config.engine.workers or len(os.sched_getaffinity(0))
     with claimed(folder, config, resume):
-        coordinator, pool = _set_up(config, plugin, folder.path, workers, callback, stack)
+        coordinator, pool = _set_up(config, plugin, folder.path, workers, callback, stack, parts)
     first = coordinator.restore() if resume else 1
     folder.write_config(config)
     write_holdings(folder.path, coordinator.federation)
@@ -80,20 +94,21 @@ def _simulate(
 
 
 def _set_up(
-    config: Config, plugin: Plugin, folder: Path, workers: int, callback: Callback, stack: ExitStack
+    config: Config, plugin: Plugin, folder: Path, workers: int, callback: Callback, stack: ExitStack, parts: Parts
 ) -> tuple[Coordinator, Workers | None]:
     # Workers start before the data is read: they import torch in the meantime.
-    pool = _pool(config, workers)
-    if pool is not None:
+    pool = parts.pool or _pool(config, workers)
+    if pool is not None and pool is not parts.pool:
         stack.callback(pool.close)
-    federation = Federation.prepare(config)
+    federation = parts.prepare(config)
     config_json, path = config.model_dump_json(), str(folder.resolve())
-    grid = InProcessGrid(len(federation), config_json, path, pool)
+    grid = parts.grid(len(federation), config_json, path, pool)
     coordinator = Coordinator(federation, plugin, grid, folder, callback)
     if pool is not None:
         pool.setup(federation, config_json, path)
     else:
-        use(Workspace(federation, folder), config_json, path)
+        half = plugin.client(settings_of(plugin, config.strategy, config.settings))
+        use(Workspace(federation, folder, half), config_json, path)
         stack.callback(forget)
     return coordinator, pool
 

@@ -49,10 +49,24 @@ class Worker:
         self.broadcast = Block(setup.broadcast_fd)
         self.run_config = run_config(setup.config_json, setup.folder)
 
+    def begin(self, setup: Setup) -> bool:
+        """Set up and say so; False when that failed, which is told to the pool and raised where the user sees it."""
+        try:
+            self.setup(setup)
+        except Exception as error:
+            self.pipe.send(error)
+            return False
+        self.pipe.send(None)
+        return True
+
     def serve(self) -> None:
         """Run tasks until the pipe closes."""
         while True:
-            task: Task = self.pipe.recv()
+            task: Task | Setup = self.pipe.recv()
+            if isinstance(task, Setup):  # the next run of the same workers
+                if not self.begin(task):
+                    return
+                continue
             began = time.monotonic()
             reply = self._run(task)
             ended = time.monotonic()
@@ -84,14 +98,8 @@ def main() -> None:
     torch.set_num_threads(1)
     worker = Worker(Connection(pipe_fd), [Block(fd) for fd in slab_fds])
     try:
-        setup = worker.pipe.recv()
-        try:
-            worker.setup(setup)
-        except Exception as error:  # told to the pool, which raises it where the user sees it
-            worker.pipe.send(error)
-            return
-        worker.pipe.send(None)
-        worker.serve()
+        if worker.begin(worker.pipe.recv()):
+            worker.serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 

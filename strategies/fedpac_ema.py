@@ -130,7 +130,9 @@ class _Features:
         counts = torch.zeros(site.classes, dtype=torch.float64, device=site.device)
         squares = torch.zeros_like(counts)
         site.model.eval()
-        for index in torch.split(torch.arange(len(samples), device=site.device), site.batch_size):
+        # Split, no samples are one empty batch.
+        batches = torch.split(torch.arange(len(samples), device=site.device), site.batch_size) if len(samples) else ()
+        for index in batches:
             images = samples.x(index)
             targets = teacher.reliable(teacher.detect(images))
             features, labels = self._of(site.model(images), targets)

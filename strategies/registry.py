@@ -1,4 +1,4 @@
-"""Find strategies: by registered name (entry-point group `fedbox.strategies`) or as `module:attribute`."""
+"""Find plugins by registered name (an entry-point group) or as `module:attribute`; and strategies among them."""
 
 import difflib
 import importlib
@@ -18,7 +18,7 @@ GROUP = "fedbox.strategies"
 
 
 class PluginError(ValueError):
-    """A strategy cannot be found, cannot be imported or breaks the contract."""
+    """A plugin cannot be found, cannot be imported or breaks the contract."""
 
     exit_code = 4
 
@@ -39,51 +39,68 @@ def registered(group: str = GROUP) -> dict[str, EntryPoint]:
     return {point.name: point for point in sorted(entry_points(group=group), key=lambda point: point.name)}
 
 
+def look_up(kind: str, group: str, name: str) -> tuple[Any, str]:
+    """Give what a name of a group, or `module:attribute`, stands for, and what messages call it. Raises PluginError.
+
+    `kind` is what messages say the plugin is: strategy, selector, callback.
+    """
+    points = [point for point in entry_points(group=group) if point.name == name]
+    targets = sorted({point.value for point in points})
+    if len(targets) > 1:
+        raise PluginError(f"{kind} '{name}' is offered by {len(targets)} packages; name one: {', '.join(targets)}")
+    if not targets and ":" not in name:
+        known = registered(group)
+        hint = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean '{hint[0]}'? " if hint else ""
+        raise PluginError(
+            f"{kind} '{name}' is not registered; {meant}registered: {', '.join(known)}; "
+            f"a {kind} of your own is named module:attribute"
+        )
+    package = points[0].dist if points else None
+    source = f" ({targets[0]}{f' of {package.name}' if package else ''})" if targets else ""
+    told = f"{kind} '{name}'{source}"
+    return imported(told, targets[0] if targets else name), told
+
+
 def find(name: str) -> Plugin:
     """Give the strategy of a registered name, or of `module:attribute`. Raises PluginError."""
-    points = registered()
-    if name in points:
-        package = points[name].dist
-        return _checked(
-            points[name].value, f"'{name}' ({points[name].value}{f' of {package.name}' if package else ''})"
-        )
-    if ":" in name:
-        return _checked(name, f"'{name}'")
-    hint = difflib.get_close_matches(name, points, n=1)
-    meant = f"did you mean '{hint[0]}'? " if hint else ""
-    raise PluginError(
-        f"strategy '{name}' is not registered; {meant}registered: {', '.join(points)}; "
-        "a strategy of your own is named module:attribute"
-    )
+    return _checked(*look_up("strategy", GROUP, name))
 
 
-def imported(kind: str, told: str, target: str) -> Any:
-    """Give the value that `module:attribute` names. Raises PluginError, which says what `kind` of plugin it is."""
+def imported(told: str, target: str) -> Any:
+    """Give the value that `module:attribute` names. Raises PluginError, which calls the plugin `told`."""
     module_name, _, attribute = target.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
         for step in attribute.split("."):
             value = getattr(value, step)
     except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its fault, to be told by name
-        raise PluginError(f"{kind} {told} cannot be imported: {type(error).__name__}: {error}") from error
+        raise PluginError(f"{told} cannot be imported: {type(error).__name__}: {error}") from error
     return value
 
 
-def _checked(target: str, told: str) -> Plugin:
-    value = imported("strategy", told, target)
-    if not isinstance(value, Plugin):
-        raise PluginError(f"strategy {told} is a {type(value).__name__}, not a fedbox.strategies.Plugin")
+def broken(told: str, parts: Iterable[tuple[str, Any, type]]) -> None:
+    """Raise PluginError unless each part, (name, what was given, class wanted), is a subclass of its class."""
     breaches = [
         f"its {part} is {given!r}, not a subclass of {wanted.__name__}"
-        for part, given, wanted in (
-            ("settings", value.settings, Settings),
-            ("client", value.client, ClientHalf),
-            ("server", value.server, ServerHalf),
-        )
+        for part, given, wanted in parts
         if not (inspect.isclass(given) and issubclass(given, wanted))
     ]
     if breaches:
-        raise PluginError(f"strategy {told} breaks the contract: {'; '.join(breaches)}")
+        raise PluginError(f"{told} breaks the contract: {'; '.join(breaches)}")
+
+
+def _checked(value: Any, told: str) -> Plugin:
+    if not isinstance(value, Plugin):
+        raise PluginError(f"{told} is a {type(value).__name__}, not a fedbox.strategies.Plugin")
+    broken(
+        told,
+        (
+            ("settings", value.settings, Settings),
+            ("client", value.client, ClientHalf),
+            ("server", value.server, ServerHalf),
+        ),
+    )
     return value
 
 

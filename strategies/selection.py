@@ -6,7 +6,6 @@ resume it is shown the records of all earlier rounds again, so it needs no check
 as one that was not.
 """
 
-import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from ..configs.faults import Fault, schema_faults, suggest
 from .contract import Settings
-from .registry import PluginError, imported, registered
+from .registry import PluginError, broken, look_up, registered
 
 GROUP = "fedbox.selectors"
 PROBE = "probe"
@@ -59,19 +58,10 @@ class SelectorPlugin:
 
 def find_selector(name: str) -> SelectorPlugin:
     """Give the selector of a registered name, or of `module:attribute`. Raises PluginError."""
-    points = registered(GROUP)
-    if name not in points and ":" not in name:
-        raise PluginError(f"selector '{name}' is not registered; {suggest(name, points)}")
-    value = imported("selector", f"'{name}'", points[name].value if name in points else name)
+    value, told = look_up("selector", GROUP, name)
     if not isinstance(value, SelectorPlugin):
-        raise PluginError(f"selector '{name}' is a {type(value).__name__}, not a fedbox.strategies.SelectorPlugin")
-    breaches = [
-        f"its {part} is {given!r}, not a subclass of {wanted.__name__}"
-        for part, given, wanted in (("settings", value.settings, Settings), ("selector", value.selector, Selector))
-        if not (inspect.isclass(given) and issubclass(given, wanted))
-    ]
-    if breaches:
-        raise PluginError(f"selector '{name}' breaks the contract: {'; '.join(breaches)}")
+        raise PluginError(f"{told} is a {type(value).__name__}, not a fedbox.strategies.SelectorPlugin")
+    broken(told, (("settings", value.settings, Settings), ("selector", value.selector, Selector)))
     return value
 
 

@@ -1,10 +1,16 @@
 """Fixtures that every room's tests share."""
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from pages_for_tests import lay_out
+
+if TYPE_CHECKING:
+    from fedbox.simulations.pool import Pool
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,3 +36,24 @@ def example_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def plugin_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on the path, also on that of the pool's workers, into which tests may install packages."""
+    folder = tmp_path_factory.mktemp("plugins")
+    added = [str(folder), str(Path(__file__).resolve().parents[1] / "examples" / "fedbox-scaffold")]
+    sys.path[:0] = added
+    yield folder
+    for entry in added:
+        sys.path.remove(entry)
+
+
+@pytest.fixture(scope="session")
+def pool(plugin_site: Path) -> "Iterator[Pool]":
+    """Two workers for all conformance suites: to start them takes longer than a run on them."""
+    from fedbox.simulations.pool import Pool
+
+    workers = Pool(2)
+    yield workers
+    workers.close()

@@ -78,7 +78,7 @@ def test_mean_and_std_can_be_given():
         ),
         ("digits", {"limit": 0}, "limit: got 0, input should be greater"),
         ("synthetic", {"samples": "many", "noise": -1}, r"samples: got 'many'.*noise: got -1"),
-        ("no_such_module:read", {}, "cannot be imported: No module named 'no_such_module'"),
+        ("no_such_module:read", {}, "cannot be imported: ModuleNotFoundError: No module named 'no_such_module'"),
         ("json:no_such_name", {}, "cannot be imported"),
     ],
 )

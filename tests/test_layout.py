@@ -15,6 +15,7 @@ BELOW = {
     "client": {"strategies", "configs", "data", "models"},
     "server": {"strategies", "configs", "data", "models"},
     "simulations": {"client", "server", "strategies", "configs", "data", "models"},
+    "testing": {"simulations", "client", "server", "strategies", "configs", "data", "models"},
 }
 FLOWER = {"strategies/base.py", "client/app.py", "server/app.py", "simulations/inprocess.py"}
 GRPC = {"client/grpc_line.py", "server/grpc_service.py"}
