@@ -11,7 +11,6 @@ from unittest import SkipTest
 
 from .subject import Subject
 
-
 _MEND = "mend it where the reason says; one worker runs everything in one process, which a debugger reaches"
 
 

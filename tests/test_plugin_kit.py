@@ -202,10 +202,8 @@ def _in_two_halves(self: Subject, name: str) -> fedbox.Result:
 def test_check_exits_with_4_and_says_what_failed_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     source = "from fedbox.strategies import *\n\nclass Broken(ClientHalf[Settings]):\n    def train(self, site):\n"
-    source += "        return Update(site.weights(), 1, {'odd': 1 / 0})
-
-mine = Plugin(Settings, Broken, ServerHalf)
-"
+    source += "        return Update(site.weights(), 1, {'odd': 1 / 0})\n\n"
+    source += "mine = Plugin(Settings, Broken, ServerHalf)\n"
     (tmp_path / "brokenone.py").write_text(source)
     words = ["check", str(tmp_path / "brokenone.py"), "--only", "learns", "--only", "bytes"]
     done = CliRunner().invoke(app, [*words, "--json", str(tmp_path / "out" / "outcome.json")])
