@@ -206,7 +206,7 @@ def test_the_wheel_holds_the_rooms_and_their_data_and_nothing_else(fresh: Fresh)
     names = zipfile.ZipFile(fresh.wheel).namelist()
     modules = {f"fedbox/{room}/{path.name}" for room in ROOMS for path in (ROOT / room).glob("*.py")}
     data = {"fedbox/py.typed", "fedbox/data/digits.npz"}
-    data |= {f"fedbox/server/{path.name}" for path in (ROOT / "server").glob("*.html")}
+    data |= {f"fedbox/server/{path.name}" for path in (ROOT / "server").iterdir() if path.suffix in (".html", ".js")}
     data |= {f"fedbox/strategies/{path.name}" for path in (ROOT / "strategies").glob("*.pyi")}
     data |= {f"fedbox/configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
     assert "fedbox/configs/quickstart.yaml" in data

@@ -324,7 +324,7 @@ def test_weights_that_do_not_fit_are_told(weights: Path, tmp_path: Path) -> None
     assert "in another shape: model.decoder.query_pos_head.layers.0.bias" in attempt({}, other)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_fedsto_gives_the_same_bits_on_one_worker_and_two(tmp_path: Path) -> None:
     config: dict[str, Any] = {
         "name": "detr",

@@ -29,6 +29,7 @@ def _install(source: Path, target: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.soak
 def test_a_new_strategy_passes_at_once(tmp_path: Path, plugin_site: Path) -> None:
     folder, files, steps = write_package("strategy", "first-try", tmp_path / "pkg")
     assert set(files) == {path.name for path in folder.iterdir()}

@@ -49,7 +49,7 @@ def test_a_population_of_a_hundred_thousand(tmp_path: Path, few: dict[str, Any])
     assert many["peak_mb"] < few["peak_mb"] + 40, (many, few)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_cohort_of_two_thousand(tmp_path: Path, few: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"data__partition__clients": 20_000, "train__steps": 4}
     many = _run(tmp_path / "run", clients__per_round=2000, **changes)
