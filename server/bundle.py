@@ -15,7 +15,7 @@ from typing import Any
 
 from .checkpoint import write_atomic
 from .groups import differences
-from .holdings import FILE as PARTITION
+from .holdings import digest_of
 from .records import digest
 from .stats import printable
 
@@ -126,13 +126,12 @@ def _environment(folder: Path, files: Mapping[str, bytes], summary: Mapping[str,
         if here is not None:
             path = Path(str(here))
             needs[key] = {"given": str(here), "sha256": _sha_of(path) if path.is_file() else None}
-    partition = folder / PARTITION
     return {
         "versions": summary.get("versions", {}),
         "engine": summary.get("engine"),
         "strategy_from": _origin(point.dist if point else None),
         "needs": needs,
-        "partition_sha256": _sha(partition.read_bytes()) if partition.is_file() else None,
+        "partition_sha256": digest_of(folder),
     }
 
 

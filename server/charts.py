@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING
 
 from .marks import ROW, Marks, draw_marks
 from .stats import finite, mean_std, natural, number, plus_minus, quantile
-from .svg import DASHES, INK, SETTINGS, SURFACE, WIDTH_INCHES, blank, part_colour, series_colour, ticks, to_svg
+from .svg import (
+    DASHES,
+    INK,
+    SETTINGS,
+    SURFACE,
+    WIDTH_INCHES,
+    blank,
+    legend_above,
+    part_colour,
+    series_colour,
+    ticks,
+    to_svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,16 +162,7 @@ def stack_chart(key: str, title: str, x_label: str, bars: Sequence[Bar]) -> Char
         axes.grid(visible=True, axis="x")
         axes.set_axisbelow(True)
         ticks(axes, whole=False)
-        figure.legend(
-            *axes.get_legend_handles_labels(),
-            loc="outside upper left",
-            ncols=5,
-            frameon=False,
-            handlelength=0.9,
-            handletextpad=0.4,
-            columnspacing=1.0,
-            borderaxespad=0,
-        )
+        legend_above(figure, *axes.get_legend_handles_labels(), 5)
         totals = "; ".join(f"{label}: {number(sum(values.values()))}" for label, _, values in bars[:8])
         svg = to_svg(figure, key, title, f"Stacked bars: {title}, by {', '.join(parts)}. Totals: {totals}.")
     rows = [[label, *(number(v.get(p, math.nan)) for p in parts), number(sum(v.values()))] for label, _, v in bars]

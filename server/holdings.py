@@ -1,5 +1,6 @@
 """Who holds what, noted at a run's start as `partition.json`: samples by client, class and role. No sample is in it."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,12 @@ def write_holdings(folder: Path, federation: Federation) -> None:
         "server": count(federation.server),
     }
     write_atomic(folder / FILE, (json.dumps(told) + "\n").encode())
+
+
+def digest_of(folder: Path) -> str | None:
+    """Give the SHA-256 of partition.json, by which two runs can tell that their data was dealt alike; None without."""
+    path = folder / FILE
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def read_holdings(folder: Path, notes: list[str]) -> Holdings | None:

@@ -8,6 +8,7 @@ the page can hide it.
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,6 +69,21 @@ def ticks(axes: "Axes", *, whole: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, min_n_ticks=1, steps=STEPS))
     if axes.get_yticks().size:
         axes.yaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
+
+
+def legend_above(figure: "Figure", handles: Sequence[Any], labels: Sequence[str], columns: int) -> None:
+    """Put a legend without a frame above the axes, from the left."""
+    figure.legend(
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        handlelength=0.9,
+        handletextpad=0.4,
+        columnspacing=1.0,
+        borderaxespad=0,
+    )
 
 
 def to_svg(figure: "Figure", key: str, title: str, description: str) -> str:

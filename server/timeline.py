@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .charts import Chart
 from .records import read_lines
 from .stats import duration, finite, natural, number, printable
-from .svg import INK, SETTINGS, SURFACE, blank, part_colour, ticks, to_svg
+from .svg import INK, SETTINGS, SURFACE, blank, legend_above, part_colour, ticks, to_svg
 from .traces import MAX_VISITS, TIMINGS, Visit
 
 if TYPE_CHECKING:
@@ -126,17 +126,7 @@ def timeline_chart(key: str, word: str, timing: Timing, failed: Mapping[str, str
         ticks(axes, whole=False)
         axes.yaxis.set_major_locator(locator)
         parts = [part for part in PARTS if part in used]
-        figure.legend(
-            [used[part] for part in parts],
-            [PARTS[part] for part in parts],
-            loc="outside upper left",
-            ncols=4,
-            frameon=False,
-            handlelength=0.9,
-            handletextpad=0.4,
-            columnspacing=1.0,
-            borderaxespad=0,
-        )
+        legend_above(figure, [used[part] for part in parts], [PARTS[part] for part in parts], 4)
         said = (
             f"Timeline: {title}. {len(timing.visits)} turns of clients on {len(timing.workers) or 'unknown'} workers."
         )

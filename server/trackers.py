@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -175,8 +176,6 @@ class MLflow(Remote):
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Log a round as one batch."""
-        import time
-
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())

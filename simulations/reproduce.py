@@ -1,6 +1,5 @@
 """`fedbox run BUNDLE`: run a bundle again, and say whether the same model came out of it, or what differs."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from ..configs import Config, ConfigError, Fault
 from ..server.bundle import Bundle, forbidden, is_bundle, read_bundle
-from ..server.holdings import FILE as PARTITION
+from ..server.holdings import digest_of
 from ..server.outcome import Result
 from ..server.records import versions
 from .run import check, run_config
@@ -67,9 +66,8 @@ def apart(bundle: Bundle, result: Result | None = None) -> list[str]:
     ]
     if result is None:
         return lines
-    partition = result.folder / PARTITION
-    wanted = environment.get("partition_sha256")
-    if wanted and partition.is_file() and hashlib.sha256(partition.read_bytes()).hexdigest() != wanted:
+    wanted, found = environment.get("partition_sha256"), digest_of(result.folder)
+    if wanted and found and found != wanted:
         lines.append("the data, or who holds how much of it, is not the same (partition.json)")
     return lines
 
