@@ -13,6 +13,7 @@ class EchoSettings(Settings):
     """How much travels."""
 
     megabytes: int = Field(0, ge=0, description="megabytes of float32 that go to each client and come back")
+    each: int = Field(10, ge=1, description="megabytes of one array")
 
 
 class EchoClient(ClientHalf[EchoSettings]):
@@ -30,10 +31,11 @@ class EchoServer(ServerHalf[EchoSettings]):
     """Sends zeros, and forgets what comes back."""
 
     def ask(self, round_: int) -> Ask:
-        """Send the same arrays in every round, 10 MB each."""
+        """Send the same arrays in every round."""
         if not hasattr(self, "_load"):
             self._load: Arrays = {
-                f"x{i}": np.zeros(2_500_000, np.float32) for i in range(self.settings.megabytes // 10)
+                f"x{i}": np.zeros(self.settings.each * 250_000, np.float32)
+                for i in range(self.settings.megabytes // self.settings.each)
             }
         return Ask(self._load)
 

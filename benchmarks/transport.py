@@ -1,6 +1,7 @@
 """Seconds a round over a network: fedbox serve and join beside a Flower SuperLink with SuperNodes, in one run.
 
     python benchmarks/transport.py [--quick] [--json FILE] [--no-superlink] [--crowd N]
+    python benchmarks/transport.py --large 1000    # only this: an array of 1 GB there and back, and peak memory
 
 Both carry the same strategies to two clients on this machine, each a process, over TLS with client authentication, and
 write the same records; a figure is the median of a round's seconds, the first one left out. `noop` sends a model of
@@ -71,12 +72,21 @@ def start(folder: Path, name: str, *arguments: str) -> "subprocess.Popen[bytes]"
         )
 
 
-def ours(folder: Path, name: str, rounds: int) -> tuple[float, dict[str, int]]:
-    """Run a piece of work over our own lines; give seconds a round and the bytes that were counted on them."""
+def peak_mb(process: "subprocess.Popen[bytes]") -> float:
+    """Give the largest resident memory of a process so far, in MB; 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def ours(folder: Path, name: str, rounds: int, **more: Any) -> tuple[float, dict[str, float]]:
+    """Run a piece of work over our own lines; give seconds a round, and the bytes and peaks of memory."""
     pki, out = folder.parent / "pki", folder / f"ours-{name}"
     make_certificates(pki, ["localhost"], ["client-0", "client-1"])
     config = folder / f"{name}.yaml"
-    config.write_text(yaml.safe_dump(config_of(name, rounds)))
+    config.write_text(yaml.safe_dump(config_of(name, rounds, **more)))
     tls = ["--cert", str(pki / "server.pem"), "--key", str(pki / "server.key"), "--ca", str(pki / "ca.pem")]
     server = start(
         folder, f"serve-{name}", "serve", str(config), "--listen", f"127.0.0.1:{PORT}", *tls, "--out", str(out)
@@ -89,7 +99,8 @@ def ours(folder: Path, name: str, rounds: int) -> tuple[float, dict[str, int]]:
         clients.append(
             start(folder, f"{who}-{name}", "join", f"localhost:{PORT}", "--name", who, *tls, "--state", state)
         )
-    counted: dict[str, int] = {}
+    counted: dict[str, float] = {}
+    peaks = {"server_mb": 0.0, "client_mb": 0.0}
     mine = read_identity(pki / "server.pem", pki / "server.key", pki / "ca.pem", insecure=False)
     while server.poll() is None:
         try:
@@ -97,11 +108,13 @@ def ours(folder: Path, name: str, rounds: int) -> tuple[float, dict[str, int]]:
         except Exception:
             time.sleep(0.2)
         time.sleep(0.2)
+        peaks["server_mb"] = max(peaks["server_mb"], peak_mb(server))
+        peaks["client_mb"] = max(peaks["client_mb"], *map(peak_mb, clients))
     for process in clients:
         process.wait(60)
     if server.returncode:
         raise RuntimeError((folder / f"serve-{name}.log").read_text()[-2000:])
-    return seconds_of(out), counted
+    return seconds_of(out), {**counted, **peaks}
 
 
 def theirs(folder: Path, link: SuperLink, name: str, rounds: int) -> float:
@@ -116,6 +129,13 @@ def wire(folder: Path) -> dict[str, float]:
     rounds, payload = 3, 3 * 2 * 100_000_000
     _, counted = ours(folder, "arrays_100mb", rounds)
     return {way: counted.get(f"bytes_{way}", 0) / payload for way in ("down", "up")}
+
+
+def large(folder: Path, megabytes: int) -> dict[str, float]:
+    """Send one array of that size to two clients and back, for three rounds."""
+    settings = {"echo_plugin": {"megabytes": megabytes, "each": megabytes}}
+    seconds, counted = ours(folder, "large", 3, **{**ECHO, "settings": settings})
+    return {"seconds_a_round": seconds, "server_mb": counted["server_mb"], "client_mb": counted["client_mb"]}
 
 
 def crowd(folder: Path, number: int, rounds: int = 5) -> dict[str, float]:
@@ -189,13 +209,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--no-superlink", action="store_true", help="leave Flower's SuperLink out")
     parser.add_argument("--crowd", type=int, help="clients in one process (default: 1000; quick: 100)")
+    parser.add_argument("--large", type=int, metavar="MB", help="only send one array of so many MB, and measure memory")
     options = parser.parse_args()
     with TemporaryDirectory() as place:
         folder = Path(place)
         for name in WORK:
             (folder / name).mkdir()
         number = options.crowd or (100 if options.quick else 1000)
-        found = measure(folder, options.quick, not options.no_superlink, number)
+        if options.large:
+            found: dict[str, Any] = {"large": large(folder, options.large), "machine": machine()}
+        else:
+            found = measure(folder, options.quick, not options.no_superlink, number)
     print(json.dumps(found, indent=2))
     if options.json:
         options.json.write_text(json.dumps(found, indent=2) + "\n")

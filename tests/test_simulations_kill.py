@@ -78,7 +78,8 @@ for number, fault in enumerate(faults):
 SWALLOWED = re.compile(r"^Exception ignored in: .*\nTraceback .*\n(?: .*\n)*KeyboardInterrupt: ?\n", re.MULTILINE)
 
 
-def _until(condition: Any, seconds: float = 20.0) -> bool:
+def _until(condition: Any, seconds: float = 120.0) -> bool:
+    """Wait until it holds; so long only where the machine is far too busy: what is waited for takes a second or two."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -155,7 +156,7 @@ def _memory_files() -> set[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_leaves_no_process_and_no_memory_behind(tmp_path: Path, number: signal.Signals) -> None:
-    changes = {**LONG, "rounds": 1000, "strategy": "local"}
+    changes = {**LONG, "rounds": 1000, "train__epochs": 5, "strategy": "local"}
     config, out, mark = (
         save_config(tmp_path / "toy.yaml", **changes),
         tmp_path / "run",
@@ -166,7 +167,8 @@ def test_a_signal_leaves_no_process_and_no_memory_behind(tmp_path: Path, number:
     process = subprocess.Popen(
         words, env=environment(**mark), stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    assert _until(lambda: len(lines_or_none(out)) >= 2)
+    assert _until(lambda: len(lines_or_none(out)) >= 2 or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[1]
     assert len(descendants(mark)) == 3
     if number == signal.SIGKILL:
         process.kill()
@@ -174,7 +176,7 @@ def test_a_signal_leaves_no_process_and_no_memory_behind(tmp_path: Path, number:
         os.killpg(process.pid, number)  # as a terminal does: to the whole group
     error = process.communicate()[1]
     assert process.returncode == (-9 if number == signal.SIGKILL else 130)
-    assert _until(lambda: not descendants(mark), 5)
+    assert _until(lambda: not descendants(mark), 20)
     assert not {name for name in _memory_files() - before if "fedbox" in name or "torch" in name}
     if number != signal.SIGKILL:
         assert "Traceback" not in error
