@@ -217,7 +217,8 @@ def main() -> None:
             (folder / name).mkdir()
         number = options.crowd or (100 if options.quick else 1000)
         if options.large:
-            found: dict[str, Any] = {"large": large(folder, options.large), "machine": machine()}
+            (folder / "large").mkdir()
+            found: dict[str, Any] = {"large": large(folder / "large", options.large), "machine": machine()}
         else:
             found = measure(folder, options.quick, not options.no_superlink, number)
     print(json.dumps(found, indent=2))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,19 @@ def test_killed_inside_the_commit(tmp_path: Path, strategy: str, every: int) -> 
     assert [path.name for path in (end.folder / "checkpoint").iterdir()] == ["round-000009"]
 
 
+@contextmanager
+def _started(*words: str, **marks: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start fedbox in a session of its own; whatever happens here, it does not outlive the test."""
+    process = subprocess.Popen(
+        command(*words), env=environment(**marks), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()  # the workers end with the one that started them
+        process.wait()
+
+
 def _memory_files() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").is_dir() else set()
 
@@ -163,18 +178,15 @@ def test_a_signal_leaves_no_process_and_no_memory_behind(tmp_path: Path, number:
         {"FEDBOX_TEST": uuid.uuid4().hex},
     )
     before = _memory_files()
-    words = command("run", config, "--out", str(out), "--quiet", "--workers", "2")
-    process = subprocess.Popen(
-        words, env=environment(**mark), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert _until(lambda: len(lines_or_none(out)) >= 2 or process.poll() is not None)
-    assert process.poll() is None, process.communicate()[1]
-    assert len(descendants(mark)) == 3
-    if number == signal.SIGKILL:
-        process.kill()
-    else:
-        os.killpg(process.pid, number)  # as a terminal does: to the whole group
-    error = process.communicate()[1]
+    with _started("run", config, "--out", str(out), "--quiet", "--workers", "2", **mark) as process:
+        assert _until(lambda: len(lines_or_none(out)) >= 2 or process.poll() is not None)
+        assert process.poll() is None, process.communicate()[1]
+        assert len(descendants(mark)) == 3
+        if number == signal.SIGKILL:
+            process.kill()
+        else:
+            os.killpg(process.pid, number)  # as a terminal does: to the whole group
+        error = process.communicate()[1]
     assert process.returncode == (-9 if number == signal.SIGKILL else 130)
     assert _until(lambda: not descendants(mark), 20)
     assert not {name for name in _memory_files() - before if "fedbox" in name or "torch" in name}
@@ -193,21 +205,18 @@ def test_a_signal_leaves_no_process_and_no_memory_behind(tmp_path: Path, number:
 def test_ctrl_c_during_the_start(tmp_path: Path, delay: float) -> None:
     """Whenever it comes: no worker is left, and no worker prints a traceback."""
     config, mark = save_config(tmp_path / "toy.yaml", **LONG), {"FEDBOX_TEST": uuid.uuid4().hex}
-    words = command("run", config, "--out", str(tmp_path / "run"), "--quiet", "--workers", "2")
-    process = subprocess.Popen(
-        words, env=environment(**mark), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    assert _until((tmp_path / "run" / "config.yaml").exists)
-    time.sleep(delay)
-    os.killpg(process.pid, signal.SIGINT)
-    try:
-        error = process.communicate(timeout=5)[1]
-    except subprocess.TimeoutExpired:  # an extension module that was importing swallowed the key: press it again
+    with _started("run", config, "--out", str(tmp_path / "run"), "--quiet", "--workers", "2", **mark) as process:
+        assert _until(lambda: (tmp_path / "run" / "config.yaml").exists() or process.poll() is not None)
+        time.sleep(delay)
         os.killpg(process.pid, signal.SIGINT)
-        error = SWALLOWED.sub("", process.communicate()[1])
+        try:
+            error = process.communicate(timeout=15)[1]
+        except subprocess.TimeoutExpired:  # an extension module that was importing swallowed the key: press it again
+            os.killpg(process.pid, signal.SIGINT)
+            error = SWALLOWED.sub("", process.communicate()[1])
     # Python itself ends by SIGINT, which a shell shows as 130 too, when the key came while an import ran `exec`.
     assert process.returncode in (130, -signal.SIGINT), error
     assert "Traceback" not in error
-    assert _until(lambda: not descendants(mark), 5)
+    assert _until(lambda: not descendants(mark), 20)
     resumed = run(tmp_path / "run", resume=True, **{**LONG, "rounds": 1})
     assert resumed.summary["status"] == "completed"
