@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ..configs.tls import Identity
 from ..strategies import wire_pb2 as wire
-from ..strategies.base import Message
+from ..strategies.base import Message, arrays_size
 from ..strategies.frames import NEWEST, OLDEST, RELEASE, Intake, Outbox
 from .grpc_line import RefusedError, attend
 
@@ -120,9 +120,7 @@ class Attendant:
 
     def _offer(self, task: str, reply: Message) -> None:
         if self._outbox is not None:
-            records = reply.content.array_records.values() if reply.has_content() else ()
-            size = sum(len(array.data) for record in records for array in record.values())
-            self._outbox.put(wire.ClientFrame(offer=wire.Offer(task=task, size=size)))
+            self._outbox.put(wire.ClientFrame(offer=wire.Offer(task=task, size=arrays_size(reply))))
 
     def line_ended(self) -> None:
         """Hear that there is no line any more."""

@@ -8,10 +8,10 @@ Other modules take Flower's types from here: only this file, the two apps and th
 """
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from flwr.app import (
@@ -114,10 +114,11 @@ def from_array(array: Array) -> NDArray[Any]:
         # The header's length stands behind the magic text: 2 bytes in version 1, 4 bytes in versions 2 and 3.
         size, start = (2, 10) if data[6] == 1 else (4, 12)
         end = start + int.from_bytes(data[8 : 8 + size], "little")
-        shape, dtype, fortran = _parse_header(data[:end])
+        shape, dtype, fortran = _parse_header(bytes(data[:end]))
         if dtype.kind not in "fiub":
             raise WireError(f"arrays of type {dtype} do not travel")
         flat = np.frombuffer(data, dtype, offset=end)
+        flat.flags.writeable = False
         return flat.reshape(shape, order="F" if fortran else "C")
     except (ValueError, IndexError, SyntaxError, TypeError) as error:
         raise WireError(f"an array of {len(data)} bytes is not in .npy format: {error}") from error
@@ -250,6 +251,12 @@ def remade(metadata: Metadata, body: RecordDict | Error) -> Message:
     return Message(content=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
 
 
+def arrays_size(message: Message) -> int:
+    """Give the bytes of a message's arrays; 0 for an error."""
+    records = message.content.array_records.values() if message.has_content() else ()
+    return sum(len(array.data) for record in records for array in record.values())
+
+
 def with_id(message: Message, message_id: str) -> Message:
     """Give the message its id, which Flower leaves to the link that carries it."""
     message.metadata.__dict__["_message_id"] = message_id
@@ -271,8 +278,8 @@ def pack_message(message: Message) -> tuple[bytes, list[bytes]]:
     return message_to_proto(remade(message.metadata, blank)).SerializeToString(), bodies
 
 
-def unpack_message(head: bytes, bodies: list[bytes]) -> Message:
-    """Make a message of what `pack_message` gave, or of what claims to be that. Raises WireError."""
+def unpack_message(head: bytes, bodies: Sequence[bytes | bytearray]) -> Message:
+    """Make a message of what `pack_message` gave, or of what claims to be that, without a copy. Raises WireError."""
     try:
         message = message_from_proto(ProtoMessage.FromString(head))
         records = list(message.content.array_records.items()) if message.has_content() else []
@@ -288,8 +295,9 @@ def unpack_message(head: bytes, bodies: list[bytes]) -> Message:
     return message
 
 
-def _with_bodies(record: ArrayRecord, bodies: Iterator[bytes]) -> ArrayRecord:
+def _with_bodies(record: ArrayRecord, bodies: Iterator[bytes | bytearray]) -> ArrayRecord:
     filled = ArrayRecord()
     for (name, array), data in zip(record.items(), bodies, strict=False):
-        filled[name] = Array(array.dtype, tuple(array.shape), array.stype, data)
+        filled[name] = Array(array.dtype, tuple(array.shape), array.stype, b"")
+        filled[name].data = cast(bytes, data)  # Array itself takes bytes only; nothing that reads one minds
     return filled

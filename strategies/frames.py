@@ -69,8 +69,8 @@ class Intake:
         self._head = body.head
         self._sizes = deque(body.sizes)
         self._chunk = chunk
-        self._bodies: list[bytes] = []
-        self._parts: list[memoryview] = []
+        self._bodies: list[bytes | bytearray] = []
+        self._body = bytearray()
         if len(self._sizes) > MOST_ARRAYS or sum(self._sizes) > largest:
             raise WireError(
                 f"a message of {len(self._sizes):,} arrays and {sum(self._sizes):,} bytes; at most {MOST_ARRAYS:,} "
@@ -93,11 +93,11 @@ class Intake:
             if self.complete:
                 raise WireError(f"{len(view):,} bytes more than the message announced")
             part, view = view[: self._need], view[self._need :]
-            self._parts.append(part)
+            self._body += part  # grows as bytes come, whatever was announced, and is handed on without a copy
             self._need -= len(part)
             if not self._need:
-                self._bodies.append(b"".join(self._parts))
-                self._parts = []
+                self._bodies.append(self._body)
+                self._body = bytearray()
                 self._open_next()
 
     def _open_next(self) -> None:
