@@ -14,7 +14,7 @@ from rich.text import Text
 
 from .folder import FolderError
 from .follow import ENDED, RUNNING, WAITING, Follower, View
-from .records import lower_is_better
+from .records import WHOLE, lower_is_better
 from .runs import RoundRecord
 from .stats import duration, finite, human_bytes, natural, number
 
@@ -111,7 +111,7 @@ def screen(view: View) -> RenderableType:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     run, rounds = view.run, view.run.rounds
-    colour = {"": "cyan", "completed": "green", "stopped": "green"}.get(view.outcome, "red")
+    colour = "cyan" if not view.outcome else "green" if view.outcome in WHOLE else "red"
     facts.add_row("run", f"{escape(run.name)}: {escape(run.strategy)}, seed {escape(run.seed)}")
     facts.add_row("state", f"[{colour}]{escape(view.outcome or 'running')}[/]{_since(view)}")
     bar = ProgressBar(total=max(view.total, 1), completed=view.done, width=32)
