@@ -16,7 +16,7 @@ from PIL import Image
 
 LEFT_OUT = re.compile(r"#\s+not run by the tests: (\w.*)$")
 COMMAND = re.compile(r"(?:fedbox|python3?|pip|pytest|mkdocs|make|npm|docker|ray|FEDBOX_\w+=\S+) [^|]*")
-# One round on few samples; a bundle is run as it is.
+# One round on few samples and, where nothing else is said, in one process; a bundle is run as it is.
 FEDBOX = """#!/bin/bash
 export PYTHONPATH="$PYTHONPATH:$TRIED_PATHS"
 case "$1 $* " in
@@ -29,6 +29,10 @@ case "$* " in
   run*scenes-fedsto*bdd*) ;;
   run*scenes-fedsto*) set -- "$@" data.options.samples=32 data.options.test_samples=8 data.options.size=64 ;;
   run*fashion*) set -- "$@" data.options.limit=3000 data.options.test_limit=200 data.partition.min_size=1 ;;
+esac
+case "$1 $* " in
+  *workers*|*--resume*|*.zip*) ;;
+  run*) set -- "$@" engine.workers=1 ;;
 esac
 exec "$TRIED_PYTHON" -m fedbox "$@"
 """
