@@ -56,7 +56,10 @@ def compare(
         # A terminal is narrow: the files have every column, here the rest of what matters stands below.
         for columns in (_SHOWN, [0, *range(_COST, len(heads))] if goal else []):
             if columns:
-                table = Table(*(escape(heads[column]) for column in columns))
+                table = Table()
+                for column in columns:  # heads may break over lines, figures may not
+                    widest = max(len(line[column]) for line in lines)
+                    table.add_column(escape(heads[column]), min_width=min(widest, 24))
                 for line in lines:
                     table.add_row(*(escape(line[column]) for column in columns))
                 console.print(table)
