@@ -9,7 +9,7 @@ from .groups import Group, figures, flatten
 from .paired import t_interval
 from .records import lower_is_better
 from .runs import RunRecord
-from .stats import ABSENT, duration, finite, human_bytes, mean_std, natural, number, printable
+from .stats import ABSENT, duration, finite, human_bytes, mean_std, natural, number, printable, whole
 
 ENVIRONMENT = ("engine", "workers", "versions")
 MAX_FAILURES = 25
@@ -31,21 +31,17 @@ def final_columns(metric: str, told: Sequence[dict[str, float]]) -> list[Column]
     columns = [
         Column("final", f"{metric}, final", number, good),
         Column("best", f"{metric}, best", number, good),
-        Column("best_round", "best in round", _whole),
+        Column("best_round", "best in round", whole),
         Column("client_mean", "clients, mean", number, good),
         Column("client_worst", "clients, worst tenth", number, good),
         Column("client_gini", "clients, Gini", number),
-        Column("rounds", "rounds", _whole),
+        Column("rounds", "rounds", whole),
         Column("bytes_up", "sent up", human_bytes, -1),
         Column("bytes_down", "sent down", human_bytes, -1),
         Column("seconds", "time", duration, -1),
         Column("peak", "peak memory", lambda mb: human_bytes(mb * 1e6), -1),
     ]
     return columns[:2] + [c for c in columns[2:] if any(math.isfinite(one[c.key]) for one in told)]
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else ABSENT
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from .folder import FolderError
 from .follow import ENDED, RUNNING, WAITING, Follower, View
 from .records import WHOLE, lower_is_better
 from .runs import RoundRecord
-from .stats import duration, finite, human_bytes, natural, number
+from .stats import duration, finite, human_bytes, natural, number, whole
 
 EVERY = 1.0  # seconds between two looks
 MAX_CLIENTS, MAX_FAILURES = 8, 3
@@ -163,7 +163,8 @@ def _clients(view: View) -> list[RenderableType]:
     for key in shown:
         table.add_column(key, justify="right")
     for name in names[:MAX_CLIENTS]:
-        table.add_row(escape(name), *(number(last.clients[name].get(key, math.nan)) for key in shown))
+        cells = ((whole if key == "examples" else number)(last.clients[name].get(key, math.nan)) for key in shown)
+        table.add_row(escape(name), *cells)
     if len(names) > MAX_CLIENTS:
         table.caption = f"and {len(names) - MAX_CLIENTS} that fare better"
         table.caption_justify = "left"
