@@ -15,7 +15,15 @@ from .stats import ABSENT, duration, human_bytes, number, plus_minus
 from .tables import answer, final_columns, final_rows
 
 _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", ABSENT: "--", ">=": r"$\geq$"}
-_TEX |= {"<=": r"$\leq$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_TEX |= {
+    "<=": r"$\leq$",
+    "{": r"\{",
+    "}": r"\}",
+    "<": "$<$",
+    ">": "$>$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def headings(metric: str, target: Target | None) -> list[str]:

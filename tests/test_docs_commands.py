@@ -37,8 +37,7 @@ esac
 exec "$TRIED_PYTHON" -m fedbox "$@"
 """
 PIP = """#!/bin/bash
-for word; do shift; [ "$word" = -e ] || set -- "$@" "$word"; done
-exec "$TRIED_PYTHON" -m pip "$@" --quiet --no-deps --no-build-isolation --target installed
+exec "$TRIED_PYTHON" -m pip install "./${@: -1}" --quiet --no-deps --no-build-isolation --target installed
 """
 
 
