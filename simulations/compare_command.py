@@ -58,7 +58,9 @@ def compare(
         for columns in (_SHOWN, [0, *range(_COST, len(heads))] if goal else []):
             if columns:
                 # Heads are broken after their first comma, so that no figure has to be at 80 columns.
-                table = Table(*(escape(heads[column].replace(", ", ",\n", 1)) for column in columns), box=SIMPLE)
+                table = Table(
+                    *(escape(heads[column].replace(", ", ",\n", 1)) for column in columns), box=SIMPLE, pad_edge=False
+                )
                 for line in lines:
                     table.add_row(*(escape(line[column]) for column in columns))
                 console.print(table)

@@ -28,6 +28,7 @@ esac
 case "$* " in
   run*scenes-fedsto*bdd*) ;;
   run*scenes-fedsto*) set -- "$@" data.options.samples=32 data.options.test_samples=8 data.options.size=64 ;;
+  run*fashion-curriculum*) set -- "$@" data.options.limit=3000 data.options.test_limit=200 data.partition.clients=10 ;;
   run*fashion*) set -- "$@" data.options.limit=3000 data.options.test_limit=200 data.partition.min_size=1 ;;
 esac
 case "$1 $* " in
@@ -76,7 +77,7 @@ def _lay_out_data(folder: Path) -> None:
     """Make the small data sets that the pages name: a folder of pictures, and parquet."""
     rng = np.random.default_rng(0)
     images = []
-    for number in range(120):
+    for number in range(400):
         part, label = ("test", "train")[number % 4 > 0], ("cat", "dog")[number % 2]
         path = folder / "pictures" / part / label / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
