@@ -77,7 +77,7 @@ def _lay_out_data(folder: Path) -> None:
     """Make the small data sets that the pages name: a folder of pictures, and parquet."""
     rng = np.random.default_rng(0)
     images = []
-    for number in range(400):
+    for number in range(1200):
         part, label = ("test", "train")[number % 4 > 0], ("cat", "dog")[number % 2]
         path = folder / "pictures" / part / label / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
