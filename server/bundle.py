@@ -16,7 +16,7 @@ from typing import Any
 from .checkpoint import write_atomic
 from .groups import differences
 from .holdings import digest_of
-from .records import digest
+from .records import WHOLE, digest
 from .stats import printable
 
 FORMAT, VERSION = "fedbox-bundle", 1
@@ -76,7 +76,7 @@ def export(folder: Path, out: Path | None = None) -> Path:
         model, status = str(summary["model_sha256"]), summary["status"]
     except (ValueError, TypeError, KeyError) as error:
         raise BundleError(f"{folder / 'summary.json'} is damaged: {error}") from error
-    if status not in ("completed", "stopped"):
+    if status not in WHOLE:
         raise BundleError(f"{folder}: the run is {status}; bring it to its end with --resume, then export it")
     if _model_digest(files["model.safetensors"], folder / "model.safetensors") != model:
         raise BundleError(f"{folder}: model.safetensors is not the model of summary.json; was it replaced?")

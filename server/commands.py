@@ -51,7 +51,7 @@ def serve(
     from ..strategies.logs import set_up_logs
     from .console import summary_table
     from .lines import Terms
-    from .serve import Service, check_exposure, serve
+    from .serve import Host, check_exposure, serve
     from .session import check, raise_on_sigterm
 
     identity = read_identity(cert, key, ca, insecure)
@@ -61,7 +61,7 @@ def serve(
     set_up_logs(log, quiet)
     raise_on_sigterm()
     terms = Terms(heartbeat=heartbeat, grace=grace, largest=max_message * 2**20, compress=compress)
-    service = Service(listen, identity, clients, wait_for, metrics_port, terms)
+    service = Host(listen, identity, clients, wait_for, metrics_port, terms)
     try:
         changes = [*(overrides or []), *([f"track=[{track}]"] if track is not None else [])]
         result = serve(check(config, changes), service, out=out, resume=resume)

@@ -66,8 +66,8 @@ class CompareRow:
 
 
 def finals(group: Group, metric: str) -> dict[str, float]:
-    """Give the metric's final value of each seed whose run is complete."""
-    told = {run.seed: figures(run, metric)["final"] for run in group.runs if run.status in ("completed", "stopped")}
+    """Give the metric's final value of each seed whose run came to its end."""
+    told = {run.seed: figures(run, metric)["final"] for run in group.runs if run.whole}
     return {seed: value for seed, value in told.items() if math.isfinite(value)}
 
 
@@ -75,7 +75,7 @@ def compare_rows(groups: Sequence[Group], metric: str, target: Target | None = N
     """Compare every group with the first one."""
     first = finals(groups[0], metric) if groups else {}
     told = [finals(group, metric) for group in groups]
-    pairs = [_differences(values, first) if place else [] for place, values in enumerate(told)]
+    pairs = [seed_differences(values, first) if place else [] for place, values in enumerate(told)]
     p_t, p_flip = [paired_t(one) for one in pairs], [sign_flip(one) for one in pairs]
     corrected = zip(holm(p_t), holm(p_flip), strict=True)
     rows = []
@@ -99,7 +99,8 @@ def compare_rows(groups: Sequence[Group], metric: str, target: Target | None = N
     return rows
 
 
-def _differences(values: Mapping[str, float], first: Mapping[str, float]) -> list[float]:
+def seed_differences(values: Mapping[str, float], first: Mapping[str, float]) -> list[float]:
+    """Give the differences to the first row, for every seed that both have."""
     return [values[seed] - first[seed] for seed in values if seed in first]
 
 

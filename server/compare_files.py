@@ -9,12 +9,21 @@ from pathlib import Path
 from .checkpoint import write_atomic
 from .compare import CompareRow, Target
 from .curves import all_series, curve_charts, metric_curve
-from .groups import Group
+from .groups import Group, figures
 from .page import page
 from .stats import ABSENT, duration, human_bytes, number, plus_minus
+from .tables import answer, final_columns, final_rows
 
 _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", ABSENT: "--", ">=": r"$\geq$"}
-_TEX |= {"<=": r"$\leq$", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_TEX |= {
+    "<=": r"$\leq$",
+    "{": r"\{",
+    "}": r"\}",
+    "<": "$<$",
+    ">": "$>$",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+}
 
 
 def headings(metric: str, target: Target | None) -> list[str]:
@@ -39,11 +48,16 @@ def cells(rows: Sequence[CompareRow]) -> list[list[str]]:
 
 
 def _span(low: float, high: float) -> str:
-    return f"{number(low)} to {number(high)}" if math.isfinite(low) else ABSENT
+    return f"{_fixed(low)} to {_fixed(high)}" if math.isfinite(low) else ABSENT
+
+
+def _fixed(value: float) -> str:
+    """Write a difference, or an end of its interval, with as many places as the values themselves have."""
+    return f"{value:.4f}" if abs(value) < 0.001 else number(value)
 
 
 def _signed(value: float) -> str:
-    return ABSENT if math.isnan(value) else ("+" if value > 0 else "") + number(value)
+    return ABSENT if math.isnan(value) else ("+" if value > 0 else "") + _fixed(value)
 
 
 def _rounds(value: float) -> str:
@@ -112,10 +126,12 @@ def _tex(text: str) -> str:
 
 
 def html(rows: Sequence[CompareRow], groups: Sequence[Group], metric: str, target: Target | None) -> str:
-    """Give one self-contained page: the table, the sentences, the curves with their bands."""
+    """Give one self-contained page: the answer, the table, the sentences, the curves with their bands."""
+    told = final_columns(metric, [figures(run, metric) for group in groups for run in group.runs])
     return page(
         "compare.html",
         title=f"{metric} of {len(rows)} rows",
+        answer=answer(final_rows(groups, told, metric), metric),
         headings=headings(metric, target),
         cells=cells(rows),
         sentences=explain(rows, metric, target),

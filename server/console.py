@@ -21,6 +21,7 @@ from ..configs import Config
 from ..data.describe import ClientTable
 from ..strategies.federation import Federation
 from .callbacks import Callback
+from .records import WHOLE
 from .stats import human_bytes
 
 _STARTING = "reading the data, starting the workers"
@@ -85,7 +86,7 @@ class ProgressBar(Callback):
 def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
     """Give the table that closes a run."""
     table = _facts_table(f"{summary['name']}: {summary['strategy']}")
-    colour = "green" if summary["status"] in ("completed", "stopped") else "red"
+    colour = "green" if summary["status"] in WHOLE else "red"
     table.add_row("status", f"[{colour}]{summary['status']}[/] after {summary['rounds']} rounds")
     for name, value in summary["metrics"].items():
         if not isinstance(value, float):

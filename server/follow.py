@@ -13,7 +13,7 @@ from typing import Any
 
 from .folder import is_locked
 from .groups import main_metric
-from .records import FAILED, lower_is_better
+from .records import FAILED, WHOLE, lower_is_better
 from .runs import RoundRecord, RunRecord, as_number, read_config, round_record
 from .stats import finite
 
@@ -21,7 +21,7 @@ WAITING, RUNNING, ENDED = "waiting", "running", "ended"
 BROKEN_OFF = "broken off"
 PATIENCE = 10.0
 """Seconds of silence after which a run without lock and summary counts as broken off."""
-CODES = {"completed": 0, "stopped": 0, "failed": 1, "interrupted": 130, BROKEN_OFF: 1}
+CODES = {**dict.fromkeys(WHOLE, 0), "failed": 1, "interrupted": 130, BROKEN_OFF: 1}
 """Exit code of a command that watched a run, by how the run ended."""
 _PACE = 10  # rounds whose mean time tells how long the next ones will take
 

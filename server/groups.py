@@ -28,8 +28,8 @@ class Group:
 
     @property
     def used(self) -> tuple[RunRecord, ...]:
-        """The completed runs, or all of them if none was completed."""
-        return tuple(r for r in self.runs if r.status == "completed") or self.runs
+        """The runs that came to their end, or all of them if none did."""
+        return tuple(r for r in self.runs if r.whole) or self.runs
 
     def run_label(self, run: RunRecord) -> str:
         """Name one run of the group."""

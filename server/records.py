@@ -19,6 +19,8 @@ Record = dict[str, Any]
 _LOWER_IS_BETTER = ("loss", "_std")
 FAILED = "failed"
 """Phase of the line of a round in which too few clients succeeded; a resumed run drops the line."""
+WHOLE = ("completed", "stopped")
+"""How a run that came to its end says so: all its rounds, or the stop that its configuration asks for."""
 
 
 def lower_is_better(metric: str) -> bool:

@@ -20,7 +20,7 @@ from .page import page
 from .runs import ReportError, load_run
 from .sections import SPREAD_HEADS, client_charts, holding_charts, landmark_sections, pseudo_strips, timelines
 from .stats import byte_unit, duration, finite, human_bytes
-from .tables import answer, environment, failures, final_columns, final_rows, notes
+from .tables import answer, environment, failures, final_columns, final_rows, notes, words
 
 Pictures = tuple[str, int, dict[str, list[Example]]]
 
@@ -101,6 +101,7 @@ def _render(groups: Sequence[Group], live: Mapping[str, Any] | None) -> str:
         runs=runs,
         columns=columns,
         rows=rows,
+        words=words(rows),
         notes=notes(groups),
         curves=curves,
         examples=_pictures(groups),

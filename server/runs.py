@@ -10,7 +10,7 @@ from typing import Any
 from .examples import Example, read_examples
 from .holdings import Holdings, read_holdings
 from .landmarks import Landmarks, read_landmarks
-from .records import Record, read_lines
+from .records import WHOLE, Record, read_lines
 from .stats import ABSENT, printable
 from .timeline import Timing, read_timings
 
@@ -72,6 +72,11 @@ class RunRecord:
     def status(self) -> str:
         """What the summary says, or `unfinished` where there is none (the run was killed, or still runs)."""
         return printable(self.summary.get("status") or "unfinished")
+
+    @property
+    def whole(self) -> bool:
+        """Whether the run came to its end: all rounds, or the stop that its configuration asks for."""
+        return self.status in WHOLE
 
 
 def load_run(path: Path) -> RunRecord:

@@ -33,7 +33,7 @@ _LINGER = 30.0  # seconds: a client that was off line when the run ended is told
 
 
 @dataclass(frozen=True)
-class Service:
+class Host:
     """How a run is served: where, to whom, on which terms."""
 
     listen: str
@@ -48,7 +48,7 @@ class Service:
 
 def serve(
     config: Config,
-    service: Service,
+    service: Host,
     *,
     out: Path | None = None,
     resume: bool = False,
@@ -140,7 +140,7 @@ def check_exposure(listen: str, secure: bool) -> None:
         raise ConfigError("given", [Fault("--insecure", problem)])
 
 
-def _enrolment(service: Service, federation: Federation) -> Enrolment:
+def _enrolment(service: Host, federation: Federation) -> Enrolment:
     names = [federation.name(number) for number in range(len(federation))]
     return Enrolment(service.clients, names)
 

@@ -67,6 +67,11 @@ def number(value: float) -> str:
     return f"{value:.4f}" if size < 10 else f"{value:.2f}"
 
 
+def whole(value: float) -> str:
+    """Write a count: no decimals, a dash for NaN."""
+    return f"{value:,.0f}" if math.isfinite(value) else ABSENT
+
+
 def plus_minus(mean: float, std: float) -> str:
     """Write `mean ± std`, or the mean alone where there is no deviation."""
     return f"{number(mean)} ± {number(std)}" if math.isfinite(std) else number(mean)

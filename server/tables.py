@@ -4,10 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from .compare import finals, seed_differences
 from .groups import Group, figures, flatten
+from .paired import t_interval
 from .records import lower_is_better
 from .runs import RunRecord
-from .stats import ABSENT, duration, finite, human_bytes, mean_std, natural, number, printable
+from .stats import ABSENT, duration, finite, human_bytes, mean_std, natural, number, printable, whole
 
 ENVIRONMENT = ("engine", "workers", "versions")
 MAX_FAILURES = 25
@@ -29,21 +31,17 @@ def final_columns(metric: str, told: Sequence[dict[str, float]]) -> list[Column]
     columns = [
         Column("final", f"{metric}, final", number, good),
         Column("best", f"{metric}, best", number, good),
-        Column("best_round", "best in round", _whole),
+        Column("best_round", "best in round", whole),
         Column("client_mean", "clients, mean", number, good),
         Column("client_worst", "clients, worst tenth", number, good),
         Column("client_gini", "clients, Gini", number),
-        Column("rounds", "rounds", _whole),
+        Column("rounds", "rounds", whole),
         Column("bytes_up", "sent up", human_bytes, -1),
         Column("bytes_down", "sent down", human_bytes, -1),
         Column("seconds", "time", duration, -1),
         Column("peak", "peak memory", lambda mb: human_bytes(mb * 1e6), -1),
     ]
     return columns[:2] + [c for c in columns[2:] if any(math.isfinite(one[c.key]) for one in told)]
-
-
-def _whole(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else ABSENT
 
 
 @dataclass(frozen=True)
@@ -64,23 +62,33 @@ def final_rows(groups: Sequence[Group], columns: Sequence[Column], metric: str) 
     """Build the rows of the final figures: each group, marked where it is best, then its runs."""
     told = {id(run): figures(run, metric) for group in groups for run in group.runs}
     stats = [{c.key: mean_std([told[id(r)][c.key] for r in g.used]) for c in columns} for g in groups]
-    # A run that did not end is cheaper and not as far, so only completed runs can be the best.
-    fair = [group.used[0].status == "completed" for group in groups]
-    best: dict[str, float] = {}
+    # A run that did not end is cheaper and not as far, so it cannot be the best.
+    fair = [group.used[0].whole for group in groups]
+    best: dict[str, str] = {}
     for c in columns:
         means = finite([stat[c.key][0] for stat, ok in zip(stats, fair, strict=True) if ok])
-        if c.good and len(set(means)) > 1:
-            best[c.key] = max(means) if c.good > 0 else min(means)
+        # What reads the same is level: no star for bytes that the table does not show.
+        if c.good and len({c.write(mean) for mean in means}) > 1:
+            best[c.key] = c.write(max(means) if c.good > 0 else min(means))
     rows: list[Row] = []
     for group, stat, ok in zip(groups, stats, fair, strict=True):
         one = group.runs[0] if len(group.runs) == 1 else None
         seeds = ", ".join(run.seed for run in group.used)
-        cells = [(*_cell(c, *stat[c.key]), ok and stat[c.key][0] == best.get(c.key)) for c in columns]
+        cells = [(*_cell(c, *stat[c.key]), ok and c.write(stat[c.key][0]) == best.get(c.key)) for c in columns]
         rows.append(Row(group.label, group, one, True, seeds, stat["final"][0], ok, cells))
         for run in () if one else group.runs:
             cells = [(c.write(told[id(run)][c.key]), "", False) for c in columns]
             rows.append(Row(group.run_label(run), group, run, False, run.seed, math.nan, ok, cells))
     return rows
+
+
+def words(rows: Sequence[Row]) -> list[str]:
+    """Give those of the columns strategy, seed and status that say something which no label and no header does."""
+    heads = [row for row in rows if row.head]
+    unnamed = any(row.group.runs[0].strategy not in row.label.split(", ") for row in heads)
+    unseeded = any(row.run for row in heads)
+    broken = any(run.status != "completed" for row in heads for run in row.group.runs)
+    return [name for name, says in (("strategy", unnamed), ("seed", unseeded), ("status", broken)) if says]
 
 
 def _cell(column: Column, mean: float, std: float) -> tuple[str, str]:
@@ -123,7 +131,10 @@ def environment(runs: Sequence[tuple[str, RunRecord]]) -> tuple[list[str], list[
 
 
 def answer(rows: Sequence[Row], metric: str) -> str:
-    """Say in one sentence what came out: which group ended best in the main metric, and which came next."""
+    """Say in one sentence what came out: which group ended best in the main metric, and which came next.
+
+    The lead is called clear where the 95 % t interval of the differences, seed by seed, does not hold 0.
+    """
     heads = [row for row in rows if row.head and math.isfinite(row.final)]
     if not heads:
         return f"No run has a final {metric}."
@@ -133,7 +144,10 @@ def answer(rows: Sequence[Row], metric: str) -> str:
     if not others:
         best = first.cells[1][0]
         return f"{text}, its best value." if best == first.cells[0][0] else f"{text}; its best was {best}."
+    low, high = t_interval(seed_differences(*(finals(row.group, metric) for row in (first, others[0]))))
     place = "ahead of" if others[0].final != first.final else "level with"
+    if low <= 0 <= high and place == "ahead of":
+        place = "no clear lead over"
     return f"{text}, {place} {others[0].label} with {' '.join(others[0].cells[0][:2]).strip()}."
 
 
@@ -144,6 +158,6 @@ def notes(groups: Sequence[Group]) -> list[str]:
         for run in group.runs:
             if run not in group.used:
                 notes.append(f"{group.run_label(run)}: {run.status}, so it is left out of the mean and the curves")
-            elif run.status != "completed":
+            elif not run.whole:
                 notes.append(f"{group.run_label(run)}: {run.status}, so its figures are those of its last round")
     return notes

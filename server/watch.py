@@ -14,9 +14,9 @@ from rich.text import Text
 
 from .folder import FolderError
 from .follow import ENDED, RUNNING, WAITING, Follower, View
-from .records import lower_is_better
+from .records import WHOLE, lower_is_better
 from .runs import RoundRecord
-from .stats import duration, finite, human_bytes, natural, number
+from .stats import duration, finite, human_bytes, natural, number, whole
 
 EVERY = 1.0  # seconds between two looks
 MAX_CLIENTS, MAX_FAILURES = 8, 3
@@ -111,7 +111,7 @@ def screen(view: View) -> RenderableType:
     facts.add_column(style="bold")
     facts.add_column(overflow="fold")
     run, rounds = view.run, view.run.rounds
-    colour = {"": "cyan", "completed": "green", "stopped": "green"}.get(view.outcome, "red")
+    colour = "cyan" if not view.outcome else "green" if view.outcome in WHOLE else "red"
     facts.add_row("run", f"{escape(run.name)}: {escape(run.strategy)}, seed {escape(run.seed)}")
     facts.add_row("state", f"[{colour}]{escape(view.outcome or 'running')}[/]{_since(view)}")
     bar = ProgressBar(total=max(view.total, 1), completed=view.done, width=32)
@@ -163,7 +163,8 @@ def _clients(view: View) -> list[RenderableType]:
     for key in shown:
         table.add_column(key, justify="right")
     for name in names[:MAX_CLIENTS]:
-        table.add_row(escape(name), *(number(last.clients[name].get(key, math.nan)) for key in shown))
+        cells = ((whole if key == "examples" else number)(last.clients[name].get(key, math.nan)) for key in shown)
+        table.add_row(escape(name), *cells)
     if len(names) > MAX_CLIENTS:
         table.caption = f"and {len(names) - MAX_CLIENTS} that fare better"
         table.caption_justify = "left"

@@ -29,6 +29,7 @@ def compare(
 
     [dim]fedbox compare quickstart --sweep strategy=fedavg,fedprox --seeds 5 --target accuracy=0.9[/]
     """
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -56,7 +57,10 @@ def compare(
         # A terminal is narrow: the files have every column, here the rest of what matters stands below.
         for columns in (_SHOWN, [0, *range(_COST, len(heads))] if goal else []):
             if columns:
-                table = Table(*(escape(heads[column]) for column in columns))
+                # Heads are broken after their first comma, so that no figure has to be at 80 columns.
+                table = Table(
+                    *(escape(heads[column].replace(", ", ",\n", 1)) for column in columns), box=SIMPLE, pad_edge=False
+                )
                 for line in lines:
                     table.add_row(*(escape(line[column]) for column in columns))
                 console.print(table)

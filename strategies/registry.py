@@ -1,6 +1,5 @@
 """Find plugins by registered name (an entry-point group) or as `module:attribute`; and strategies among them."""
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
@@ -49,11 +48,8 @@ def look_up(kind: str, group: str, name: str) -> tuple[Any, str]:
     if len(targets) > 1:
         raise PluginError(f"{kind} '{name}' is offered by {len(targets)} packages; name one: {', '.join(targets)}")
     if not targets and ":" not in name:
-        known = registered(group)
-        hint = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean '{hint[0]}'? " if hint else ""
         raise PluginError(
-            f"{kind} '{name}' is not registered; {meant}registered: {', '.join(known)}; "
+            f"{kind} '{name}' is not registered; {suggest(name, registered(group))}; "
             f"a {kind} of your own is named module:attribute"
         )
     package = points[0].dist if points else None
@@ -68,11 +64,11 @@ def find(name: str) -> Plugin:
 
 
 def imported(told: str, target: str) -> Any:
-    """Give the value that `module:attribute` names. Raises PluginError, which calls the plugin `told`."""
+    """Give the value that `module:attribute`, or `module`, names. Raises PluginError, which calls the plugin `told`."""
     module_name, _, attribute = target.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
-        for step in attribute.split("."):
+        for step in attribute.split(".") if attribute else ():
             value = getattr(value, step)
     except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its fault, to be told by name
         raise PluginError(f"{told} cannot be imported: {type(error).__name__}: {error}") from error

@@ -1,6 +1,5 @@
 """The subject of the conformance suite: one strategy on one toy problem, and the runs that its checks share."""
 
-import importlib
 import os
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from ..simulations.run import Parts, run_config
 from ..strategies.base import Message, serialised_size
 from ..strategies.contract import Plugin
 from ..strategies.federation import Federation
-from ..strategies.registry import PluginError, block_name, find
+from ..strategies.registry import PluginError, block_name, find, imported
 from .toys import BUILT_IN, TOYS, Toy, Trial
 
 WORKERS = 2
@@ -154,10 +153,7 @@ def named(strategy: str) -> str:
         raise PluginError(f"strategy '{strategy}': {path.stem!r} is no name of a Python module; rename the file")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    try:
-        module: ModuleType = importlib.import_module(path.stem)
-    except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its fault
-        raise PluginError(f"strategy '{strategy}' cannot be imported: {type(error).__name__}: {error}") from error
+    module: ModuleType = imported(f"strategy '{strategy}'", path.stem)
     if not os.path.samefile(module.__file__ or os.devnull, path):
         raise PluginError(f"strategy '{strategy}': Python knows another module {path.stem!r}; rename the file")
     found = [name for name, value in vars(module).items() if isinstance(value, Plugin)]

@@ -19,6 +19,7 @@ import pytest
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
+WALL = {"width": 1920, "height": 1080}
 
 
 @contextmanager

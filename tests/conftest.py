@@ -21,11 +21,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="a long test: FEDBOX_SOAK=1 runs it"))
 
 
+def real_data() -> Path:
+    """Where data sets lie that are not part of the project; perhaps they are not there."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    return Path(os.environ.get("FEDBOX_DATA", beside))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = real_data()
     if not folder.is_dir():
-        pytest.skip(f"needs the real data sets in {folder}, which are not part of the project")
+        pytest.skip(f"needs the real data sets in {folder} (FEDBOX_DATA), which are not part of the project")
     return folder
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser_for_tests import DESK, PHONE, axe_script, chromium, opened
+from browser_for_tests import DESK, PHONE, WALL, axe_script, chromium, opened
 from runs_for_tests import add_examples, add_traces, make_detection_run, make_line, make_run, page
 
 from fedbox.server.compare import compare_rows
@@ -71,6 +71,15 @@ def test_a_page_has_no_fault(
             assert shown.faults(axe) == []
         assert shown.console == []
         assert [url for url in shown.asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.parametrize("size", [DESK, WALL])
+def test_the_table_of_final_figures_is_not_cut(browser: Any, pages: dict[str, Path], size: dict[str, int]) -> None:
+    hidden = "(box => box.scrollWidth - box.clientWidth)(document.querySelector('.final').parentElement)"
+    for name in ("one", "many"):
+        with opened(browser, pages[name].as_uri(), size, "light") as shown:
+            assert shown.page.evaluate(hidden) <= 0
+            assert shown.wide <= 0
 
 
 def test_the_page_follows_the_reader_s_colours(browser: Any, pages: dict[str, Path]) -> None:

@@ -3,6 +3,7 @@
 import csv
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from fedbox.configs import ConfigError
 from fedbox.server.compare import Target, compare_rows
-from fedbox.server.compare_files import write_comparison
+from fedbox.server.compare_files import latex, write_comparison
 from fedbox.server.folder import FolderError
 from fedbox.server.groups import Group
 from fedbox.server.paired import holm, paired_t, sign_flip, t_interval, t_quantile, t_two_sided
@@ -78,6 +79,8 @@ def test_rows_pair_by_seed_and_count_the_cost(tmp_path: Path) -> None:
     files = {p.suffix: p for p in write_comparison(tmp_path, groups, [first, second], "accuracy", None)}
     assert float(list(csv.DictReader(files[".csv"].open()))[1]["p_t"]) == pytest.approx(second.p_t)
     assert r"a\_\%" in files[".tex"].read_text()
+    clear = replace(second, p_t_holm=1e-4, label="a<b, c>=d")
+    assert [text in latex([clear], "accuracy", None) for text in (r"a$<$b, c$\geq$d", "$<$ 0.001")] == [True, True]
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert len(files[".md"].read_text().splitlines()[0].split("|")) == 10
     assert {tag for tag, _ in Tags(files[".html"].read_text()).seen} >= {"table", "svg", "h1"}

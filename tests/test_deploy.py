@@ -33,7 +33,7 @@ def test_the_five_commands_of_the_guide_run(tmp_path: Path) -> None:
     commands = [[sys.executable, "-m", *shlex.split(line)] for line in lines]
     assert len(commands) == 5
     assert subprocess.run(commands[0], cwd=tmp_path, check=True, capture_output=True)
-    commands[1] += ["rounds=2", "data.options.limit=300"]
+    commands[1] += ["rounds=2", "data.options.limit=300", "--track", "csv,tensorboard"]
     running = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) for command in commands[1:]]
     try:
         assert [process.wait(120) for process in running] == [0, 0, 0, 0]
@@ -45,6 +45,8 @@ def test_the_five_commands_of_the_guide_run(tmp_path: Path) -> None:
     simulated = fedbox.run("quickstart", out=tmp_path / "sim", quiet=True, report=False, **same)
     assert summary["model_sha256"] == simulated.summary["model_sha256"]
     assert (tmp_path / "runs" / "served" / "report.html").stat().st_size > 10_000
+    assert len((tmp_path / "runs" / "served" / "metrics.csv").read_text().splitlines()) == 3  # a head, two rounds
+    assert list((tmp_path / "runs" / "served" / "tensorboard").glob("events.*"))
 
 
 def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:

@@ -1,15 +1,12 @@
 """The documentation as a site and as a notebook: it builds without a warning, and its cells run."""
 
-import glob
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pages_for_tests import COMMANDS, PAGES
 
 import fedbox
 
@@ -50,43 +47,3 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.syspath_prepend(tmp_path)
     mine = fedbox.run("quickstart", strategy="step:plugin", quiet=True, report=False, **{**space["small"], "rounds": 2})
     assert mine.metrics["accuracy"] == pytest.approx(result.metrics["accuracy"], abs=0.02)
-
-
-ELSEWHERE = {"deploy.md": "tests/test_deploy.py runs these", "errors.md": "they show what goes wrong"}
-NEEDS = {
-    "cuda": "a GPU",
-    "data/mnist": "MNIST",
-    "pictures": "a folder of pictures",
-    "ylecun": "the hub",
-    "parquet/": "a parquet file",
-    "bdd100k": "BDD100K",
-}
-SMALL = {
-    "scenes-fedsto": ["data.options.samples=32", "data.options.test_samples=8", "data.options.size=64"],
-    "fashion": ["data.options.limit=3000", "data.options.test_limit=200", "data.partition.min_size=1"],
-}
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ELSEWHERE], ids=lambda page: page.name)
-def test_the_commands_of_a_page_run_one_after_the_other(page: Path, example_files: Path, shared_data: Path) -> None:
-    """In a folder that holds the pages' examples, as a reader would; one round each, on few samples."""
-    for given in [words for at, words in COMMANDS if at == page]:
-        line = " ".join(given)
-        if any(need in line for need in NEEDS) or given[0] not in ("run", "data", "report", "compare", "configs"):
-            continue
-        folder = shared_data / ("foda_det" if "foda" in line else "fashion_mnist")
-        named = [word.replace("FOLDER", str(folder)) for word in given]
-        words = [found for word in named for found in (sorted(glob.glob(word)) if "*" in word else [word])]
-        if words[0] in ("run", "compare") and "--resume" not in words:
-            words += ["rounds=1", *next((more for name, more in SMALL.items() if name in line), [])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(example_files), *sys.path])}
-        done = subprocess.run(
-            [sys.executable, "-m", "fedbox", *words],
-            cwd=example_files,
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stderr.decode()}"

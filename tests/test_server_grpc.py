@@ -27,7 +27,7 @@ from fedbox.server import certificates
 from fedbox.server.certificates import make_certificates, revoke
 from fedbox.server.grpc_grid import GrpcGrid
 from fedbox.server.metrics import Metrics
-from fedbox.server.serve import Service, check_exposure, serve
+from fedbox.server.serve import Host, check_exposure, serve
 from fedbox.server.session import check
 from fedbox.strategies import wire_pb2 as wire
 from fedbox.strategies.base import Message, RecordDict, from_record, identity, to_record
@@ -60,7 +60,7 @@ def test_the_model_is_that_of_a_simulation(tmp_path: Path) -> None:
     result: list[fedbox.Result] = []
     ports: list[int] = []
 
-    service, config = Service("127.0.0.1:0"), check(TOY)
+    service, config = Host("127.0.0.1:0"), check(TOY)
     run = threading.Thread(
         target=lambda: result.append(serve(config, service, out=tmp_path / "served", listening=ports.append))
     )

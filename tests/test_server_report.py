@@ -23,6 +23,29 @@ def test_best_is_marked_among_completed_runs_only(tmp_path: Path) -> None:
     assert rows["slow"].count("(best)") == 3  # final, best and clients' mean; the worst tenth and the bytes are equal
     assert "(best)" not in rows["low"] + rows["killed"]
     assert "slow ended with accuracy 0.5000, ahead of low" in text
+    assert [word for word in ("strategy", "seed", "status") if f">{word}</th>" in text] == [
+        "strategy",
+        "seed",
+        "status",
+    ]
+
+
+def test_a_lead_is_clear_only_where_the_seeds_agree(tmp_path: Path) -> None:
+    def told(name: str, first: list[float], second: list[float], **more: str) -> str:
+        runs = [
+            make_run(tmp_path / f"{name}-{strategy}-{seed}", [value], strategy=strategy, seed=seed, **more)
+            for strategy, values in (("fedavg", first), ("local", second)) for seed, value in enumerate(values)
+        ]  # fmt: skip
+        return page(runs, tmp_path)
+
+    clear = told("clear", [0.5, 0.625, 0.75], [0.25, 0.375, 0.53125])
+    assert "ahead of local with" in clear
+    assert 'scope="col" class="l">strategy</th>' not in clear  # the labels say it, the header says that all ended
+    assert 'scope="col" class="l">status</th>' not in clear
+    assert "no clear lead over local with" in told("luck", [0.5, 0.625, 0.75], [0.25, 0.75, 0.53125])
+    stopped = told("early", [0.5, 0.625, 0.75], [0.25, 0.375, 0.53125], status="stopped")
+    assert "6 of 6" in stopped  # a run that stopped as it was told to has come to its end
+    assert "Mind this" not in stopped
 
 
 def test_nothing_is_asked_of_another_server(tmp_path: Path) -> None:
