@@ -22,7 +22,7 @@ import peers
 import pfl_peer
 import torch
 from contest import machine
-from race import LOOP, ONE, PFL, STACKED, TWO, WORKS, race
+from race import LOOP, ONE, PFL, STACKED, TWO, WARM_UP, WORKS, race
 
 PARTS = (*WORKS, "flower", "memory", "detection")
 FLOWER_QUICK = ("cnn",)
@@ -48,7 +48,7 @@ def measure(parts: list[str], quick: bool, turns: int) -> dict[str, Any]:
     missing = pfl_peer.provide() if works else "no race was run"
     found["pfl"] = {"skipped": missing} if missing else {"version": pfl_peer.VERSION, "one_worker": {}, "loop": {}}
     for name in works:
-        result = race(WORKS[name], turns, missing is None, tell(name))
+        result = race(WORKS[name], turns, missing is None, tell(name), 1 if quick else WARM_UP)
         found["races"][name] = result
         found["ratios"][name] = result["faster"][TWO]["ratio"]
         found["one_worker"][name] = result["faster"][ONE]["ratio"]
@@ -72,7 +72,7 @@ def measure(parts: list[str], quick: bool, turns: int) -> dict[str, Any]:
 def flower(quick: bool) -> dict[str, Any]:
     """Compare with Flower's simulation; `flower.NAME` is how many times faster a round of fedbox is."""
     single = {
-        name: peers.compare(name, 5 if quick else 15, 1 if quick else 3, tell(f"flower, {name}"))
+        name: peers.compare(name, 4 if quick else 15, 1 if quick else 3, tell(f"flower, {name}"))
         for name in (FLOWER_QUICK if quick else FLOWER_WORKS)
     }
     first = {
@@ -144,13 +144,13 @@ def main() -> None:
         "--only", nargs="+", choices=PARTS, metavar="PART", default=list(PARTS), help="leave others out"
     )
     parser.add_argument(
-        "--turns", type=int, metavar="N", help="turns of a race that count [default: 25; with --quick 3]"
+        "--turns", type=int, metavar="N", help="turns of a race that count [default: 25; with --quick 2]"
     )
     options = parser.parse_args()
     if options.turns is not None and options.turns < 1:
         parser.error(f"--turns is {options.turns}; give at least 1")
     torch.set_num_threads(1)
-    found = measure(options.only, options.quick, options.turns or (3 if options.quick else 25))
+    found = measure(options.only, options.quick, options.turns or (2 if options.quick else 25))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)
     show(found)

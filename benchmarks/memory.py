@@ -76,7 +76,9 @@ def measure(quick: bool, tell: Callable[[str], None]) -> dict[str, dict[str, flo
         if (population, cohort) in found:
             continue
         tell(f"{population:,} clients, {cohort:,} a round")
-        rounds = 1 if quick and cohort > 1_000 else 3 if quick or cohort > 1_000 else 10
+        rounds = 10 if cohort <= 1_000 else 3
+        if quick:
+            rounds = 2 if cohort <= 1_000 else 1
         command = [sys.executable, __file__, str(population), str(cohort), str(rounds)]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found[population, cohort] = json.loads(done.stdout.splitlines()[-1])

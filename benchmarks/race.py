@@ -28,7 +28,7 @@ from fedbox.strategies.seeds import generator
 
 CLIENTS, SIZE, LR = 20, 28, 0.05
 TOLERANCE = 1e-5  # largest difference of a weight after a round
-WARM_UP = 3
+WARM_UP = 3  # turns that do not count; in a quick race 1
 LOOP, LOOP_LAST, ONE, TWO, PFL = "loop", "loop_channels_last", "one_worker", "two_workers", "pfl"
 STACKED = {"stack": "auto"} if "stack" in EngineConfig.model_fields else {}
 """Lets the engine train many clients in one forward where that is faster."""
@@ -128,7 +128,7 @@ def initial(federation: Federation) -> Weights:
     return flat.state(flat.module.state_dict())
 
 
-def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None]) -> dict[str, Any]:
+def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up: int = WARM_UP) -> dict[str, Any]:
     """Let the contestants take turns; give seconds by contestant, ratios, and how far their models are apart.
 
     `largest_difference` is that of fedbox and pfl from the nearer loop, `loops_difference` that of the two loops
@@ -142,14 +142,14 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None]) -> dict
         federation = Federation.prepare(config_of(work))
         field = contestants(federation, Path(folder), stack, pfl)
         weights = initial(federation)
-        for number in range(1, WARM_UP + turns + 1):
-            tell(f"turn {number} of {WARM_UP + turns}")
+        for number in range(1, warm_up + turns + 1):
+            tell(f"turn {number} of {warm_up + turns}")
             results: dict[str, Weights] = {}
             first = number % len(field)  # everyone gets every place in the turn
             for name in [*list(field)[first:], *list(field)[:first]]:
                 start = time.perf_counter()
                 results[name] = field[name].round(number, weights)
-                if number > WARM_UP:
+                if number > warm_up:
                     seconds.setdefault(name, []).append(time.perf_counter() - start)
             loops = [results[LOOP], results[LOOP_LAST]]
             formats = max(formats, difference(*loops))

@@ -1,7 +1,13 @@
-"""A pool of worker processes with one queue: whoever is free takes the next client."""
+"""A pool of worker processes with one queue: whoever is free takes the next client.
+
+Out of memory (a client raises MemoryError or torch.OutOfMemoryError, or its worker is killed): half of the workers go,
+and the client is tried once more beside the others.
+"""
 
 import contextlib
+import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,51 +16,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from typing import Protocol
 
-from ..strategies.base import LOST, ArrayRecord, Error, Message
+from ..strategies.base import LOST, OUT_OF_MEMORY, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .packing import layout_of, unpack, write_arrays
 from .protocol import Done, Setup, Task
+from .schedule import Schedule
 from .shared import Block
 from .sharing import share
+from .workers import WorkerError
 
 _SLABS = 2  # a reply may be read while the next client already runs
 _ATTEMPTS = 2
 
-
-class Workers(Protocol):
-    """Who runs clients elsewhere than in this process: worker processes, or the actors of a Ray cluster."""
-
-    spans: list[Span]
-    """When each client ran whose reply came; whoever reads them takes them out."""
-
-    @property
-    def workers(self) -> int:
-        """Number of clients that run at a time."""
-
-    @property
-    def peak_rss_mb(self) -> float:
-        """The largest resident memory of all together, in MB."""
-
-    def setup(self, federation: Federation, config_json: str, folder: str) -> None:
-        """Give everyone the configuration and the data."""
-
-    def await_ready(self) -> None:
-        """Wait until clients can be taken."""
-
-    def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
-        """Give the replies to (client, message) pairs as they come."""
-
-    def close(self) -> None:
-        """End all of them."""
-
-
-class WorkerError(RuntimeError):
-    """A worker process did not start."""
-
-    exit_code = 1
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -63,9 +39,10 @@ class _Job:
     client: str
     message: Message
     attempts: int = 0
+    sent: float = 0.0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     process: "subprocess.Popen[bytes]"
     pipe: Connection
@@ -73,6 +50,7 @@ class _Worker:
     slabs: list[Block]
     jobs: deque[_Job] = field(default_factory=deque)
     ready: bool = False
+    retired: bool = False  # gets no more clients, and goes when it has none
     rss_mb: float = 0.0
 
     def close(self) -> None:
@@ -94,8 +72,9 @@ class Pool:
         self._record: ArrayRecord | None = None
         self._version = self._record_size = self._numbers = 0
         self._peak_mb = 0.0
+        self._shrunk, self._hopeless = 0.0, set[str]()
         self.spans: list[Span] = []
-        self.workers = workers
+        self.workers = self._wanted = workers
         self._workers = [self._start() for _ in range(workers)]
 
     def _start(self) -> _Worker:
@@ -121,8 +100,12 @@ class Pool:
     def setup(self, federation: Federation, config_json: str, folder: str) -> None:
         """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised.
 
-        The workers of a run that has ended can be set up for the next one.
+        The workers of a run that has ended can be set up for the next one, which has as many as the pool was made with.
         """
+        self.schedule, self._hopeless = Schedule(federation), set()
+        self._setup = None
+        self._workers += [self._start() for _ in range(self._wanted - len(self._workers))]
+        self.workers = self._wanted
         shared = share(federation, self._data)
         self._setup = Setup(config_json, folder, self._data.fd, shared, self._broadcast.fd)
         for worker in self._workers:
@@ -158,7 +141,7 @@ class Pool:
         """Give the replies to (client, message) pairs as they come, until all are there or the deadline has passed.
 
         `deadline` is a time of `time.monotonic`. At the deadline the workers that still run are ended; no reply comes
-        for their clients. A client whose worker dies is run once more, then gets an error reply.
+        for their clients. A client whose worker dies, or that lacks memory, is run once more, then gets an error reply.
         """
         source = iter(tasks)
         queue: deque[_Job] = deque()
@@ -173,20 +156,22 @@ class Pool:
                 if not ready:
                     return
                 for worker in busy:
+                    if worker not in self._workers:
+                        continue  # gone meanwhile, for lack of memory
                     if worker.pipe in ready and worker.ready:
                         yield from self._take(worker, queue)
                     elif worker.pipe in ready:
                         self._await_ready(worker)
         finally:
-            for worker in self._workers:
+            for worker in list(self._workers):
                 if worker.jobs:  # cut short: the deadline, or whoever reads the replies, stopped
                     self._replace(worker)
 
     def _fill(self, source: Iterator[tuple[str, Message]], queue: deque[_Job]) -> None:
         """Give a client to every idle worker, and a second one while so many wait that nobody will stand idle."""
         for depth in range(1, _SLABS + 1):
-            for worker in [worker for worker in self._workers if worker.ready]:
-                spare = len(self._workers) if depth > 1 else 1
+            for worker in [worker for worker in self._workers if worker.ready and not worker.retired]:
+                spare = self.workers if depth > 1 else 1
                 while len(queue) < spare and (job := self._next(source)):
                     queue.append(job)
                 if len(queue) >= spare and len(worker.jobs) < depth:
@@ -206,6 +191,7 @@ class Pool:
             layout = layout_of(record)
             del records["arrays"]
         worker.jobs.append(job)
+        job.sent = time.monotonic()
         # If the worker is dead, reading from its pipe tells, and the job is taken up there.
         with contextlib.suppress(BrokenPipeError):
             worker.pipe.send(
@@ -238,27 +224,72 @@ class Pool:
             yield from self._bury(worker, queue)
             return
         job = worker.jobs.popleft()
-        self.spans.append(Span(job.client, str(self._workers.index(worker) + 1), done.began, done.ended))
-        worker.rss_mb = done.rss_mb
-        yield unpack(done.packed, worker.slabs[done.slab])
+        worker.rss_mb, place = done.rss_mb, str(self._workers.index(worker) + 1)
+        reply = unpack(done.packed, worker.slabs[done.slab])
+        short = reply.has_error() and reply.error.code == OUT_OF_MEMORY
+        again = short and self._try_again(worker, job, short=True)
+        if worker.retired and not worker.jobs:
+            self._dismiss(worker)
+        if again:
+            queue.appendleft(job)
+        else:
+            self.spans.append(Span(job.client, place, done.began, done.ended))
+            yield reply
 
     def _bury(self, worker: _Worker, queue: deque[_Job]) -> Iterator[Message]:
         """Replace a dead worker; its running client is tried again once, the one that waited behind it goes back."""
         running, *waiting = worker.jobs
         worker.jobs.clear()
         queue.extendleft(reversed(waiting))
-        running.attempts += 1
         code = worker.process.wait()
+        again = self._try_again(worker, running, short=code == -signal.SIGKILL)
         self._replace(worker)
-        if running.attempts < _ATTEMPTS:
+        if again:
             queue.appendleft(running)
             return
         reason = f"the worker process died twice while it ran {running.client} (exit code {code})"
-        if code == -9:
+        if code == -signal.SIGKILL:
             reason += "; it was killed, perhaps for lack of memory: fewer engine.workers need less"
         yield Message(Error(LOST, reason), reply_to=running.message)
 
+    def _try_again(self, worker: _Worker, job: _Job, short: bool) -> bool:
+        """Say whether a client that failed with its worker is to be run once more; halve the workers if `short`.
+
+        They stay as many where the client ran beside more of them than there are now, and where it failed before,
+        however few there were.
+        """
+        job.attempts += 1
+        if job.attempts >= _ATTEMPTS:
+            self._hopeless.add(job.client)
+            return False
+        if short and job.client not in self._hopeless and job.sent >= self._shrunk:
+            self._halve(worker, job.client)
+        return True
+
+    def _halve(self, first: _Worker, client: str) -> None:
+        """Retire half of the workers, `first` and idle ones before others; those that run a client end it."""
+        active = [worker for worker in self._workers if not worker.retired]
+        if len(active) < 2:
+            return
+        self.workers, self._shrunk = len(active) // 2, time.monotonic()
+        log.warning(
+            "out of memory while %s ran: going on with %d worker(s) in place of %d", client, self.workers, len(active)
+        )
+        ranked = sorted(active, key=lambda worker: (worker is not first, len(worker.jobs)))
+        for worker in ranked[: len(active) - self.workers]:
+            worker.retired = True
+            if worker is not first and not worker.jobs:
+                self._dismiss(worker)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        self._peak_mb += worker.rss_mb
+        worker.close()
+        self._workers.remove(worker)
+
     def _replace(self, worker: _Worker) -> None:
+        if worker.retired:
+            self._dismiss(worker)
+            return
         self._peak_mb += worker.rss_mb
         worker.close()
         self._workers[self._workers.index(worker)] = self._start()

@@ -26,10 +26,11 @@ from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .packing import Layout, layout_of, unpack, write_arrays
-from .pool import WorkerError
 from .resident import MARK, Resident
+from .schedule import Schedule
 from .shared import LocalBlock
 from .sharing import share
+from .workers import WorkerError
 
 _ATTEMPTS = 2
 _STARTS = 3  # attempts to replace an actor, one after the other, none of which gets ready
@@ -96,6 +97,7 @@ class RayPool:
 
     def setup(self, federation: Federation, config_json: str, folder: str) -> None:
         """Give every actor the configuration and the data. Raises WorkerError, or what an actor's setup raised."""
+        self.schedule = Schedule(federation)
         block, mark = LocalBlock(), uuid.uuid4().hex
         shared = share(federation, block)
         self._mark = Path(folder, MARK)

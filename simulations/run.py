@@ -27,7 +27,8 @@ from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
 from .examples import Models, save_examples
 from .inprocess import InProcessGrid
-from .pool import Pool, Workers
+from .pool import Pool
+from .workers import Workers
 
 __all__ = ["Parts", "check", "check_device", "raise_on_sigterm", "run_config"]
 
