@@ -81,11 +81,11 @@ def test_a_client_that_sleeps_is_given_up_and_the_next_round_is_whole(tmp_path: 
     began = time.monotonic()
     wish = {"rounds": [1]}
     changes: dict[str, Any] = {"clients__timeout": 2.0, "workers": 2, "rounds": 2}
-    result = run_trouble(tmp_path / "run", "sleep", "client-3", "client-4", wish=wish, **changes)
+    result = run_trouble(tmp_path / "run", "sleep", "client-2", "client-4", wish=wish, **changes)
     assert time.monotonic() - began < 50  # the clients sleep for 60 s
     first, second = result.rounds
     assert [(row["client"], row["kind"]) for row in first["failures"]] == [
-        ("client-3", "timeout"),
+        ("client-2", "timeout"),
         ("client-4", "timeout"),
     ]
     assert "no reply within 2 s (clients.timeout)" in first["failures"][0]["reason"]
