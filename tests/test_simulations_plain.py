@@ -14,21 +14,7 @@ from torch import Tensor
 from fedbox.configs import Config, ConfigError
 from fedbox.models import FlatModel, PlainModel, build_model
 from fedbox.simulations.run import Parts, check, run_config
-from fedbox.strategies.federation import Federation
-from fedbox.strategies.samples import Samples
-
-
-class DoubleFederation(Federation):
-    """A federation that trains in float64."""
-
-    def model(self, device: torch.device, client: str | None = None) -> FlatModel:
-        module = super().model(device, client).module
-        return (PlainModel if self.config.engine.kind == "plain" else FlatModel)(module.double(), device)
-
-    def _samples(self, *given: Any) -> Samples:
-        samples = super()._samples(*given)
-        samples._mean, samples._std = samples._mean.double(), samples._std.double()  # so all images become float64
-        return samples
+from fedbox.testing.double import DoubleFederation
 
 
 def _weights(out: Path, config: Config) -> dict[str, Any]:
