@@ -6,61 +6,27 @@ and the client is tried once more beside the others.
 
 import contextlib
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 
 from ..strategies.base import LOST, OUT_OF_MEMORY, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .packing import layout_of, unpack, write_arrays
+from .processes import Job, WorkerProcess, start_worker
 from .protocol import Done, Setup, Task
 from .schedule import Schedule
 from .shared import Block
 from .sharing import share
 from .workers import WorkerError
 
-_SLABS = 2  # a reply may be read while the next client already runs
+SLABS = 2  # a reply may be read while the next client already runs
 _ATTEMPTS = 2
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Job:
-    number: int
-    client: str
-    message: Message
-    attempts: int = 0
-    sent: float = 0.0
-
-
-@dataclass(eq=False)
-class _Worker:
-    process: "subprocess.Popen[bytes]"
-    pipe: Connection
-    lifeline: int
-    slabs: list[Block]
-    jobs: deque[_Job] = field(default_factory=deque)
-    ready: bool = False
-    retired: bool = False  # gets no more clients, and goes when it has none
-    rss_mb: float = 0.0
-
-    def close(self) -> None:
-        """End the process and free what it held."""
-        self.process.kill()
-        self.process.wait()
-        self.pipe.close()
-        os.close(self.lifeline)
-        for slab in self.slabs:
-            slab.close()
 
 
 class Pool:
@@ -77,22 +43,8 @@ class Pool:
         self.workers = self._wanted = workers
         self._workers = [self._start() for _ in range(workers)]
 
-    def _start(self) -> _Worker:
-        pipe, theirs = Pipe()
-        lifeline, kept = os.pipe()
-        slabs = [Block() for _ in range(_SLABS)]
-        fds = [theirs.fileno(), lifeline, *(slab.fd for slab in slabs)]
-        path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "fedbox.simulations.worker", *map(str, fds)],
-            pass_fds=[*fds, self._data.fd, self._broadcast.fd],
-            stdin=subprocess.DEVNULL,
-            process_group=0,  # Ctrl-C reaches only us; the lifeline ends the workers
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
-        theirs.close()
-        os.close(lifeline)
-        worker = _Worker(process, pipe, kept, slabs)
+    def _start(self) -> WorkerProcess:
+        worker = start_worker(SLABS, [self._data.fd, self._broadcast.fd])
         if self._setup is not None:
             self._tell(worker)
         return worker
@@ -113,12 +65,12 @@ class Pool:
             self._tell(worker)
         self.await_ready()
 
-    def _tell(self, worker: _Worker) -> None:
+    def _tell(self, worker: WorkerProcess) -> None:
         # A worker that is already dead is noticed when its answer is awaited.
         with contextlib.suppress(BrokenPipeError):
             worker.pipe.send(self._setup)
 
-    def _await_ready(self, worker: _Worker) -> None:
+    def _await_ready(self, worker: WorkerProcess) -> None:
         if worker.ready:
             return
         try:
@@ -144,7 +96,7 @@ class Pool:
         for their clients. A client whose worker dies, or that lacks memory, is run once more, then gets an error reply.
         """
         source = iter(tasks)
-        queue: deque[_Job] = deque()
+        queue: deque[Job] = deque()
         try:
             while True:
                 self._fill(source, queue)
@@ -167,9 +119,9 @@ class Pool:
                 if worker.jobs:  # cut short: the deadline, or whoever reads the replies, stopped
                     self._replace(worker)
 
-    def _fill(self, source: Iterator[tuple[str, Message]], queue: deque[_Job]) -> None:
+    def _fill(self, source: Iterator[tuple[str, Message]], queue: deque[Job]) -> None:
         """Give a client to every idle worker, and a second one while so many wait that nobody will stand idle."""
-        for depth in range(1, _SLABS + 1):
+        for depth in range(1, SLABS + 1):
             for worker in [worker for worker in self._workers if worker.ready and not worker.retired]:
                 spare = self.workers if depth > 1 else 1
                 while len(queue) < spare and (job := self._next(source)):
@@ -177,14 +129,14 @@ class Pool:
                 if len(queue) >= spare and len(worker.jobs) < depth:
                     self._send(worker, queue.popleft())
 
-    def _next(self, source: Iterator[tuple[str, Message]]) -> _Job | None:
+    def _next(self, source: Iterator[tuple[str, Message]]) -> Job | None:
         item = next(source, None)
         if item is None:
             return None
         self._numbers += 1
-        return _Job(self._numbers, *item)
+        return Job(self._numbers, *item)
 
-    def _send(self, worker: _Worker, job: _Job) -> None:
+    def _send(self, worker: WorkerProcess, job: Job) -> None:
         records = dict(job.message.content)
         record, layout = records.get("arrays"), None
         if isinstance(record, ArrayRecord) and self._publish(record):
@@ -217,7 +169,7 @@ class Pool:
         self._record, self._record_size, self._version = record, size, self._version + 1
         return True
 
-    def _take(self, worker: _Worker, queue: deque[_Job]) -> Iterator[Message]:
+    def _take(self, worker: WorkerProcess, queue: deque[Job]) -> Iterator[Message]:
         try:
             done: Done = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -236,7 +188,7 @@ class Pool:
             self.spans.append(Span(job.client, place, done.began, done.ended))
             yield reply
 
-    def _bury(self, worker: _Worker, queue: deque[_Job]) -> Iterator[Message]:
+    def _bury(self, worker: WorkerProcess, queue: deque[Job]) -> Iterator[Message]:
         """Replace a dead worker; its running client is tried again once, the one that waited behind it goes back."""
         running, *waiting = worker.jobs
         worker.jobs.clear()
@@ -252,7 +204,7 @@ class Pool:
             reason += "; it was killed, perhaps for lack of memory: fewer engine.workers need less"
         yield Message(Error(LOST, reason), reply_to=running.message)
 
-    def _try_again(self, worker: _Worker, job: _Job, short: bool) -> bool:
+    def _try_again(self, worker: WorkerProcess, job: Job, short: bool) -> bool:
         """Say whether a client that failed with its worker is to be run once more; halve the workers if `short`.
 
         They stay as many where the client ran beside more of them than there are now, and where it failed before,
@@ -266,7 +218,7 @@ class Pool:
             self._halve(worker, job.client)
         return True
 
-    def _halve(self, first: _Worker, client: str) -> None:
+    def _halve(self, first: WorkerProcess, client: str) -> None:
         """Retire half of the workers, `first` and idle ones before others; those that run a client end it."""
         active = [worker for worker in self._workers if not worker.retired]
         if len(active) < 2:
@@ -281,12 +233,12 @@ class Pool:
             if worker is not first and not worker.jobs:
                 self._dismiss(worker)
 
-    def _dismiss(self, worker: _Worker) -> None:
+    def _dismiss(self, worker: WorkerProcess) -> None:
         self._peak_mb += worker.rss_mb
         worker.close()
         self._workers.remove(worker)
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: WorkerProcess) -> None:
         if worker.retired:
             self._dismiss(worker)
             return
