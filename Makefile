@@ -20,8 +20,8 @@ types: ## Check types (needs an install with editable_mode=strict)
 docs: ## Write the generated pages of docs/
 	$(PYTHON) docs/generate.py
 
-bench: ## Time a round against a bare PyTorch loop
-	$(PYTHON) benchmarks/rounds.py --quick
+bench: ## Time rounds against a bare PyTorch loop, Flower and pfl
+	$(PYTHON) benchmarks/engines.py --quick
 
 clean: ## Remove what tools leave behind
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -59,7 +59,7 @@ def run(
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: a new one under runs/).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a run that was broken off.")] = False,
-    engine: Annotated[str | None, typer.Option(help="Engine that runs the clients: inprocess, ray.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Engine that runs the clients: inprocess, plain, ray.")] = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes (default: the cores); 1 runs everything in this one.")
     ] = None,

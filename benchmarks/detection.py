@@ -3,9 +3,9 @@
     python benchmarks/detection.py [--quick] [--json FILE] [--repeats N] [--workers N]
 
 Three clients with 64 generated scenes of 128x128 each train one epoch of AdamW in batches of 16: on their labels
-(strategy fedavg), and on the pseudo-labels of a moving average (strategy fedavg-ema). The contestants take turns, round
-by round, in one process; each round begins from the same weights and draws the same views, and its result is checked
-to be the same model. See benchmarks/README.md.
+(strategy fedavg), on the pseudo-labels of a moving average (fedavg-ema), and on these with FedSTO's spectral term
+(phase 2 of fedsto). The contestants take turns, round by round, in one process; each round begins from the same weights
+and draws the same views, and its result is checked to be the same model. See benchmarks/README.md.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
@@ -31,10 +31,13 @@ from fedbox.strategies.base import identity
 from fedbox.strategies.box_samples import BoxSamples
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.grids import RUN_ID
+from fedbox.strategies.orthogonal import orthogonality
 from fedbox.strategies.seeds import generator
 
 CLIENTS, IMAGES, SIZE, BATCH, LR, EMA = 3, 64, 128, 16, 0.002, 0.9
 LOW, HIGH, IOU = 0.1, 0.45, 0.65
+SPECTRAL = 1e-4  # coefficient of FedSTO's term
+KINDS = {"labels": "fedavg", "pseudo_labels": "fedavg-ema", "fedsto": "fedsto"}
 TOLERANCE = 1e-4  # largest difference of a weight after a round
 WARM_UP = 1
 
@@ -42,8 +45,9 @@ WARM_UP = 1
 class Loop:
     """What one would write without a framework: detector, optimiser, tensors, views, nothing else."""
 
-    def __init__(self, federation: Federation, pseudo: bool) -> None:
-        data, self.seed, self.pseudo = federation.dataset, federation.config.seed, pseudo
+    def __init__(self, federation: Federation, kind: str) -> None:
+        data, self.seed, self.pseudo = federation.dataset, federation.config.seed, kind != "labels"
+        self.spectral = kind == "fedsto"
         options = federation.config.model.options
         self.models = [
             cast(Detector, build_model("detector", shape=data.shape, classes=5, seed=0, options=options))
@@ -55,7 +59,7 @@ class Loop:
         self.clients = []
         for number in range(len(federation)):
             name, roles = federation.name(number), federation.roles(federation.name(number))
-            index = roles.unlabelled if pseudo else roles.labelled
+            index = roles.unlabelled if self.pseudo else roles.labelled
             held = cast(BoxSamples, federation.samples(index, torch.device("cpu")))
             self.clients.append((name, held.images(torch.arange(len(held))), held.truths))
 
@@ -73,6 +77,9 @@ class Loop:
             for index in torch.split(torch.randperm(len(images), generator=draw), BATCH):
                 optimizer.zero_grad()
                 loss = self._loss(images[index], [truths[row] for row in index.tolist()], draw)
+                if self.spectral:
+                    rest = [value for key, value in student.named_parameters() if not key.startswith("backbone.")]
+                    loss = loss + SPECTRAL * orthogonality(rest, draw)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
                 if self.pseudo:
@@ -101,16 +108,17 @@ class Loop:
         return student.pseudo_loss(student((strong.images - self.mean) / self.std), labels, LOW, HIGH).total
 
 
-def work(pseudo: bool) -> Config:
+def work(kind: str) -> Config:
     """Give the configuration of the work: with labels, or with pseudo-labels and nothing else."""
-    strategy = "fedavg-ema" if pseudo else "fedavg"
+    strategy, pseudo = KINDS[kind], kind != "labels"
     settings = {"warmup": 0, "low": LOW, "high": HIGH, "iou": IOU, "ema": EMA, "personal": False}
+    phases = {"selective": 0, "orthogonality": SPECTRAL}
     return check(
         {
             "name": "benchmark",
             "rounds": NEVER,
             "strategy": strategy,
-            "settings": {"fedavg-ema": settings},
+            "settings": {"fedavg-ema": settings, "fedsto": {**settings, **phases}},
             "model": "detector",
             "data": {
                 "dataset": "scenes",
@@ -124,19 +132,20 @@ def work(pseudo: bool) -> Config:
     )
 
 
-def race(pseudo: bool, repeats: int, workers: int) -> dict[str, Any]:
+def race(kind: str, repeats: int, workers: int, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Let the contestants take turns; give seconds by contestant and the largest difference of their models."""
     seconds: dict[str, list[float]] = {}
     apart = 0.0
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(identity(RUN_ID))
-        federation = Federation.prepare(work(pseudo))
-        field: dict[str, Contestant] = {"loop": Loop(federation, pseudo)}
+        federation = Federation.prepare(work(kind))
+        field: dict[str, Contestant] = {"loop": Loop(federation, kind)}
         for count in sorted({1, workers}):
             field[f"workers_{count}"] = Fedbox(federation, Path(folder) / str(count), count, stack, refine=False)
         flat = federation.model(torch.device("cpu"))
         weights: Weights = flat.state(flat.module.state_dict())
         for number in range(1, WARM_UP + repeats + 1):
+            tell(f"turn {number} of {WARM_UP + repeats}")
             results: dict[str, Weights] = {}
             first = number % len(field)  # everyone gets every place in the turn
             for name in [*list(field)[first:], *list(field)[:first]]:
@@ -175,8 +184,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     result: dict[str, Any] = {"machine": machine()}
-    for name, pseudo in (("labels", False), ("pseudo_labels", True)):
-        result[name] = race(pseudo, options.repeats or (2 if options.quick else 12), options.workers)
+    for name in KINDS:
+        result[name] = race(name, options.repeats or (2 if options.quick else 12), options.workers)
         show(name.replace("_", "-"), result[name])
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -4,7 +4,9 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from ..strategies.base import RAISED, Context, Error, Message, RecordDict
+import torch
+
+from ..strategies.base import OUT_OF_MEMORY, RAISED, Context, Error, Message, RecordDict
 from ..strategies.grids import FIRST_NODE, RUN_ID
 
 App = Callable[[Message, Context], Message]
@@ -28,4 +30,5 @@ def drive(app: App, message: Message, context: Context) -> Message:
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
         last = traceback.extract_tb(error.__traceback__)[-1]
         reason = f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
-        return Message(Error(RAISED, reason), reply_to=message)
+        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        return Message(Error(OUT_OF_MEMORY if short else RAISED, reason), reply_to=message)

@@ -190,10 +190,13 @@ class RayConfig(Block):
 
 
 class EngineConfig(Block):
-    """Where the clients run (`engine`). It never changes the result."""
+    """Where the clients run (`engine`). It never changes the result; `plain` rounds otherwise in the last digits."""
 
-    kind: Literal["inprocess", "ray"] = Field("inprocess", description="engine that runs the clients")
-    workers: Count | None = Field(None, description="worker processes; null: as many as cores; 1: no process")
+    kind: Literal["inprocess", "plain", "ray"] = Field(
+        "inprocess",
+        description="engine that runs the clients; plain: one process, separate tensors, for debugging",
+    )
+    workers: Count | None = Field(None, description="worker processes; null: as many as cores, plain: 1; 1: no process")
     device: str = Field("cpu", description="torch device of the participants: cpu, cuda, cuda:0")
     checkpoint_every: Count = Field(1, description="rounds between two checkpoints")
     ray: RayConfig = Field(default_factory=RayConfig)

@@ -5,6 +5,7 @@ from .classifiers import Classifier, cnn, mlp, resnet
 from .errors import ModelError
 from .flat import FlatModel
 from .parts import BufferPolicy, buffer_names, norm_names, part_names, parts, shared_names
+from .plain import PlainModel
 
 __all__ = [
     "MODELS",
@@ -12,6 +13,7 @@ __all__ = [
     "Classifier",
     "FlatModel",
     "ModelError",
+    "PlainModel",
     "buffer_names",
     "build_model",
     "check_model",

@@ -10,7 +10,7 @@ and replacing a gradient (`zero_grad(set_to_none=True)`, which is also the defau
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,9 @@ class FlatModel:
     neighbours. Raises ModelError for tied weights, for no parameters, for parameters of several dtypes or
     devices and for a dtype that is neither float32 nor float64.
     """
+
+    plain: ClassVar[bool] = False
+    """Whether this is the plain path (plain.py), which trains separate tensors with torch's own optimisers."""
 
     def __init__(self, module: nn.Module, device: torch.device | str | None = None) -> None:
         self.module = module if device is None else module.to(device)
@@ -65,6 +68,9 @@ class FlatModel:
         for leaf, grad in self._leaves:
             if leaf.grad is not grad:
                 leaf.grad = grad
+
+    def settle(self) -> None:
+        """Bring what was written into `flat` and `flat_grad` to the module; here it is there already."""
 
     def trainable(self, wanted: Iterable[str] | None = None) -> list[nn.Parameter]:
         """Let only the wanted parts (None: all) be trained; return what to hand to a torch optimiser.
@@ -158,7 +164,7 @@ class FlatModel:
         return offset
 
     def _attach(self, name: str, value: nn.Parameter) -> None:
-        span, strides = self.spans[name], _strides(value)
+        span, strides = self.spans[name], strides_of(value)
         view = self.flat[span].as_strided(value.shape, strides)
         view.copy_(value.detach())
         value.data = view
@@ -169,7 +175,7 @@ class FlatModel:
         return {**self._parameters, **dict(self.module.named_buffers(remove_duplicate=False))}
 
 
-def _strides(value: Tensor) -> tuple[int, ...]:
+def strides_of(value: Tensor) -> tuple[int, ...]:
     """Return the tensor's own strides when it fills its memory without gaps, else those of a contiguous one.
 
     The strides are kept to the letter: where a size is 1 several describe the same memory, but convolutions

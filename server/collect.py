@@ -114,7 +114,8 @@ class Collector:
             self._use_late(round_, use, result)
         sent: dict[str, float] = {}
         came: dict[str, float] = {}
-        messages = self._messages(kind, round_, ask, cohort, result, sent)
+        ordered = getattr(self.grid, "ordered", lambda _kind, names: names)(kind, cohort)
+        messages = self._messages(kind, round_, ask, ordered, result, sent)
         for reply in exchange(self.grid, messages, self.timeout, self._late and kind == "train"):
             name = names.get(reply.metadata.src_node_id)
             if name is None or name not in waiting:

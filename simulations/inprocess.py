@@ -1,14 +1,14 @@
 """A Flower Grid that drives the unmodified ClientApp: here, in a pool of workers, or in the actors of a Ray cluster."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..client.app import app as client_app
 from ..client.driver import App, context_for, drive
 from ..strategies.base import Message, run_config
 from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, Span, StreamGrid
-from .pool import Workers
+from .workers import Workers
 
 
 class PopulationRoster:
@@ -49,6 +49,7 @@ class InProcessGrid(StreamGrid):
         self.pool = pool
         self._app = app
         self._spans: list[Span] = []
+        self._kind = "train"
         self._run_config = run_config(config_json, folder)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -63,7 +64,7 @@ class InProcessGrid(StreamGrid):
         if self.pool is not None:
             self.pool.await_ready()  # the start of workers is not the clients' time
         deadline = None if timeout is None else time.monotonic() + timeout
-        tasks = ((self._client(message), self.stamped(message)) for message in messages)
+        tasks = self._tasks(messages)
         if self.pool is not None:
             yield from self.pool.stream(tasks, deadline)
             return
@@ -81,7 +82,18 @@ class InProcessGrid(StreamGrid):
         kept = self._spans if self.pool is None else self.pool.spans
         found = list(kept)
         kept.clear()
+        if self.pool is not None:
+            self.pool.schedule.learn(self._kind, found)
         return found
+
+    def ordered(self, kind: str, names: Sequence[str]) -> Sequence[str]:
+        """Give a cohort in the order in which it is to be asked: longest first, where several run at a time."""
+        return names if self.pool is None else self.pool.schedule.order(kind, names)
+
+    def _tasks(self, messages: Iterable[Message]) -> Iterator[tuple[str, Message]]:
+        for message in messages:
+            self._kind = message.metadata.message_type
+            yield self._client(message), self.stamped(message)
 
     def _client(self, message: Message) -> str:
         number = message.metadata.dst_node_id - FIRST_NODE

@@ -25,7 +25,7 @@ from ..strategies.contract import Ask, ServerHalf, Update
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
 from .inprocess import InProcessGrid
-from .run import check_device
+from .run import check_device, workers_of
 
 Facts = list[tuple[str, str]]
 
@@ -66,7 +66,7 @@ def plan(config: Config) -> Facts:
     settings = settings_of(plugin, config.strategy, config.settings).model_dump()
     told = ", ".join(f"{name} {value}" for name, value in settings.items())
     engine, train = config.engine, config.train
-    workers = engine.workers or len(os.sched_getaffinity(0))
+    workers = workers_of(config)
     length = f"{train.steps} step(s)" if train.steps else f"{train.epochs} epoch(s)"
     return [
         ("strategy", f"{config.strategy} ({told or 'no settings'})"),

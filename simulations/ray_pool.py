@@ -26,10 +26,11 @@ from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .packing import Layout, layout_of, unpack, write_arrays
-from .pool import WorkerError
 from .resident import MARK, Resident
+from .schedule import Schedule
 from .shared import LocalBlock
 from .sharing import share
+from .workers import WorkerError
 
 _ATTEMPTS = 2
 _STARTS = 3  # attempts to replace an actor, one after the other, none of which gets ready
@@ -96,6 +97,7 @@ class RayPool:
 
     def setup(self, federation: Federation, config_json: str, folder: str) -> None:
         """Give every actor the configuration and the data. Raises WorkerError, or what an actor's setup raised."""
+        self.schedule = Schedule(federation)
         block, mark = LocalBlock(), uuid.uuid4().hex
         shared = share(federation, block)
         self._mark = Path(folder, MARK)
@@ -134,7 +136,10 @@ class RayPool:
                 self._await(self._actors[0])
 
     def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
-        """Give the replies to (client, message) pairs as they come; see `pool.Pool.stream`."""
+        """Give the replies to (client, message) pairs as they come; see `pool.Pool.stream`.
+
+        Raises WorkerError when all actors are gone and no new one comes.
+        """
         source = iter(tasks)
         again: deque[_Job] = deque()
         try:
@@ -149,6 +154,11 @@ class RayPool:
                 if not any(actor.job for actor in busy):  # nobody is left: a new actor comes, or none does
                     left = min(left, _PLACED) if left is not None else _PLACED
                 done, _ = ray.wait([actor.waits_for for actor in busy], timeout=left)
+                if not done and (deadline is None or time.monotonic() < deadline):
+                    raise WorkerError(  # never a round without these clients: its model would be another one
+                        f"no actor is left, and the Ray cluster started none within {_PLACED:g} s; `ray status` tells "
+                        "what it waits for; then go on with --resume"
+                    )
                 if not done:
                     return
                 yield from self._take(self._of(done[0]), again)

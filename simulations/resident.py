@@ -15,9 +15,9 @@ from ..configs import Config
 from ..server.memory import peak_rss_mb
 from ..strategies.base import Metadata, remade, run_config
 from .packing import Broadcasts, Layout, Packed, pack
-from .pool import WorkerError
 from .shared import LocalBlock
 from .sharing import Shared, attach
+from .workers import WorkerError
 
 MARK = ".ray"
 """File in the run's folder by which an actor knows that it sees the folder of this very run."""

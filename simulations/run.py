@@ -27,7 +27,8 @@ from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
 from .examples import Models, save_examples
 from .inprocess import InProcessGrid
-from .pool import Pool, Workers
+from .pool import Pool
+from .workers import Workers
 
 __all__ = ["Parts", "check", "check_device", "raise_on_sigterm", "run_config"]
 
@@ -75,7 +76,7 @@ def run_config(
 def _simulate(
     config: Config, plugin: Plugin, folder: RunFolder, resume: bool, callback: Callback, stack: ExitStack, parts: Parts
 ) -> dict[str, Any]:
-    workers = config.engine.workers or len(os.sched_getaffinity(0))
+    workers = workers_of(config)
     with claimed(folder, config, resume):
         coordinator, pool = _set_up(config, plugin, folder.path, workers, callback, stack, parts)
     first = coordinator.restore() if resume else 1
@@ -111,6 +112,17 @@ def _set_up(
         use(Workspace(federation, folder, half), config_json, path)
         stack.callback(forget)
     return coordinator, pool
+
+
+def workers_of(config: Config) -> int:
+    """Give the number of workers that a configuration asks for. Raises ConfigError for several on the plain path."""
+    wanted = config.engine.workers
+    if config.engine.kind != "plain":
+        return wanted or len(os.sched_getaffinity(0))
+    if wanted not in (None, 1):
+        problem = f"got {wanted}, but engine.kind=plain runs in one process; leave it out, or take another engine"
+        raise ConfigError("given", [Fault("engine.workers", problem)])
+    return 1
 
 
 def _pool(config: Config, workers: int) -> Workers | None:

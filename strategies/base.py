@@ -67,9 +67,9 @@ __all__ = [
 ]
 
 SERVER_NODE = 1
-# Flower's own code for a client app that raised; the other two are ours.
-RAISED, TIMED_OUT, LOST = 2, 100, 101
-ERROR_KINDS = {RAISED: "raised", TIMED_OUT: "timeout", LOST: "lost"}
+# Flower's own code for a client app that raised; the others are ours.
+RAISED, TIMED_OUT, LOST, OUT_OF_MEMORY = 2, 100, 101, 102
+ERROR_KINDS = {RAISED: "raised", TIMED_OUT: "timeout", LOST: "lost", OUT_OF_MEMORY: "raised"}
 EXAMPLES = "num-examples"
 _CONFIG_KEY = "fedbox"
 

@@ -101,7 +101,10 @@ class ServerHalf(Generic[S]):
         return Ask(self.weights)
 
     def ask_client(self, round_: int, client: str) -> Mapping[str, NDArray[Any]]:
-        """Give the arrays that only this client receives, on top of `ask`."""
+        """Give the arrays that only this client receives, on top of `ask`.
+
+        Clients are asked in no fixed order: draw from a generator of the client's own, not from the global ones.
+        """
         return {}
 
     def ask_evaluate(self, round_: int) -> Ask:

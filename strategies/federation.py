@@ -15,7 +15,7 @@ from ..data.describe import ClientTable, client_table
 from ..data.partition import Partition, partition
 from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
-from ..models import FlatModel, ModelError, build_model, load_weights
+from ..models import FlatModel, ModelError, PlainModel, build_model, load_weights
 from .box_samples import BoxSamples
 from .samples import Samples
 from .seeds import derive
@@ -219,7 +219,8 @@ class Federation:
         )
         if weights is not None:
             load_weights(module, weights)
-        return FlatModel(module, device)
+        kind = PlainModel if self.config.engine.kind == "plain" else FlatModel
+        return kind(module, device)
 
 
 def read_expert(key: str, file: str | None) -> dict[str, NDArray[Any]]:

@@ -75,8 +75,12 @@ def proximal(flat: FlatModel, mu: float) -> Callable[[], None] | None:
     return pull
 
 
-def make_optimizer(config: TrainConfig, leaves: Sequence[nn.Parameter], lr: float) -> FlatSGD | torch.optim.Optimizer:
-    """Give the configured optimiser at learning rate `lr`."""
+def make_optimizer(
+    config: TrainConfig, leaves: Sequence[nn.Parameter], lr: float, plain: bool = False
+) -> FlatSGD | torch.optim.Optimizer:
+    """Give the configured optimiser at learning rate `lr`; with `plain` it is torch's own in any case."""
+    if config.optimizer == "sgd" and plain:
+        return torch.optim.SGD(list(leaves), lr, config.momentum, weight_decay=config.weight_decay)
     if config.optimizer == "sgd":
         return FlatSGD(leaves, lr, config.momentum, config.weight_decay)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW

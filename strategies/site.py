@@ -176,7 +176,7 @@ class Site:
             return Fit(0, 0, {})
         measure = loss or (lambda batch: samples.loss(self.model, batch))
         leaves = self.flat.trainable(parts)
-        optimizer = make_optimizer(self.train_config, leaves, self.lr)
+        optimizer = make_optimizer(self.train_config, leaves, self.lr, plain=self.flat.plain)
         self.model.train()
         if freeze_statistics:
             _freeze_statistics(self.model)
@@ -188,6 +188,7 @@ class Site:
             value.backward()  # type: ignore[no-untyped-call]
             if adjust is not None:
                 adjust()
+                self.flat.settle()
             if self.train_config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(leaves, self.train_config.clip_norm)
             if schedule != "constant":

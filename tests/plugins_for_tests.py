@@ -46,6 +46,10 @@ def _kill(update: Update) -> Update:
     return update
 
 
+def _memory(update: Update) -> Update:
+    raise MemoryError(f"cannot hold {bytearray(2**60)!r}")  # Python raises it by itself
+
+
 def _sleep(update: Update) -> Update:
     time.sleep(60)
     return update
@@ -74,6 +78,7 @@ TROUBLES: dict[str, Callable[[Update], Any]] = {
     "metric": lambda update: replace(update, metrics={"train_loss": float("nan"), "odd": float("inf")}),
     "count": lambda update: replace(update, metrics={**update.metrics, "examples": 1e9}),
     "kill": _kill,
+    "memory": _memory,
     "sleep": _sleep,
 }
 
@@ -90,6 +95,9 @@ class TroubleClient(ClientHalf[TroubleSettings]):
         if wish.kind == "kill-once":
             Path(wish.file).unlink()
             return _kill(update)
+        if wish.kind == "memory-once":
+            Path(wish.file).unlink()
+            raise torch.OutOfMemoryError("tried to allocate too much")
         if wish.kind == "kill-node":  # the file names the process of the node that is to go: the parent of its workers
             if int(Path(wish.file).read_text()) == os.getppid():
                 Path(wish.file).unlink()

@@ -37,6 +37,7 @@ def test_a_worker_that_is_killed_once_changes_nothing(tmp_path: Path) -> None:
     result = run_trouble(tmp_path / "run", "kill-once", "client-3", wish=wish, workers=2)
     assert not switch.exists()
     assert result.summary["failures"] == 0
+    assert result.summary["workers"] == 1  # it may have been killed for lack of memory: half of them are left
     whole = run(tmp_path / "whole")
     assert result.summary["model_sha256"] == whole.summary["model_sha256"]
     assert lines(result.folder) == lines(whole.folder)
@@ -52,7 +53,7 @@ def test_workers_that_are_killed_from_outside_change_nothing(tmp_path: Path, mon
         taken[0] += 1
         victims = [other for other in self._workers if other.ready and wanted and len(other.jobs) == wanted[0]]
         if victims and taken[0] > 12:  # never twice in a round: a client may lose its worker once
-            os.kill(victims[-1].process.pid, signal.SIGKILL)
+            os.kill(victims[-1].process.pid, signal.SIGTERM)
             del wanted[0]
             taken[0] = 0
         yield from take(self, worker, queue)
@@ -80,11 +81,11 @@ def test_a_client_that_sleeps_is_given_up_and_the_next_round_is_whole(tmp_path: 
     began = time.monotonic()
     wish = {"rounds": [1]}
     changes: dict[str, Any] = {"clients__timeout": 2.0, "workers": 2, "rounds": 2}
-    result = run_trouble(tmp_path / "run", "sleep", "client-3", "client-4", wish=wish, **changes)
+    result = run_trouble(tmp_path / "run", "sleep", "client-2", "client-4", wish=wish, **changes)
     assert time.monotonic() - began < 50  # the clients sleep for 60 s
     first, second = result.rounds
     assert [(row["client"], row["kind"]) for row in first["failures"]] == [
-        ("client-3", "timeout"),
+        ("client-2", "timeout"),
         ("client-4", "timeout"),
     ]
     assert "no reply within 2 s (clients.timeout)" in first["failures"][0]["reason"]

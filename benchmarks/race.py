@@ -1,0 +1,192 @@
+"""The work that engines are timed on, the bare loop that does it by hand, and the race of both with fedbox and pfl.
+
+Twenty clients train one epoch of plain SGD; their weights are averaged. The contestants take turns, round by round, in
+one process, so that a busy machine slows all of them; each round begins from the same weights, and its result is
+checked to be the same model.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from contest import NEVER, Contestant, Fedbox, Weights, difference
+
+from fedbox.configs import Config, load_config
+from fedbox.configs.schema import EngineConfig
+from fedbox.models import build_model
+from fedbox.strategies.base import identity
+from fedbox.strategies.federation import Federation
+from fedbox.strategies.grids import RUN_ID
+from fedbox.strategies.seeds import generator
+
+CLIENTS, SIZE, LR = 20, 28, 0.05
+TOLERANCE = 1e-5  # largest difference of a weight after a round
+WARM_UP = 3  # turns that do not count; in a quick race 1
+LOOP, LOOP_LAST, ONE, TWO, PFL = "loop", "loop_channels_last", "one_worker", "two_workers", "pfl"
+STACKED = {"stack": "auto"} if "stack" in EngineConfig.model_fields else {}
+"""Lets the engine train many clients in one forward where that is faster."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a client does in a round: one epoch over `images` images of 1x28x28 in batches of `batch`."""
+
+    model: str
+    images: int = 100
+    batch: int = 20
+
+
+WORKS = {
+    "cnn": Work("cnn"),
+    "mlp": Work("mlp"),
+    "resnet": Work("resnet"),
+    "small": Work("cnn", images=20, batch=4),
+    "small_mlp": Work("mlp", images=20, batch=4),
+}
+
+
+def config_of(work: Work, rounds: int = NEVER, workers: int = 1) -> Config:
+    """Give the configuration of the work."""
+    return load_config(
+        {
+            "name": "benchmark",
+            "rounds": rounds,
+            "model": work.model,
+            "data": {
+                "dataset": "synthetic",
+                "options": {"samples": CLIENTS * work.images, "test_samples": 20, "size": SIZE},
+                "partition": {"kind": "iid", "clients": CLIENTS},
+            },
+            "train": {"epochs": 1, "batch_size": work.batch, "lr": LR},
+            "evaluate": {"every": NEVER},
+            "engine": {"workers": workers, **STACKED},
+        }
+    )
+
+
+class Loop:
+    """What one would write without any framework: module, optimiser, tensors, nothing else."""
+
+    def __init__(self, federation: Federation, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+        data, self.seed = federation.dataset, federation.config.seed
+        self.batch = federation.config.train.batch_size
+        name = federation.config.model.name
+        model = build_model(name, shape=data.shape, classes=len(data.classes), seed=self.seed)
+        self.model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.clients: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+        for number in range(len(federation)):
+            name = federation.name(number)
+            samples = federation.samples(federation.roles(name).labelled, torch.device("cpu"))
+            self.clients.append((name, samples.x(slice(None)).contiguous(memory_format=memory_format), samples.y))
+
+    def order(self, round_: int, name: str, count: int) -> torch.Tensor:
+        """Give the order of a client's samples that fedbox draws: the same batches, so the same model."""
+        return torch.randperm(count, generator=generator(self.seed, "site", round_, "train", name))
+
+    def fit(self, round_: int, client: int, state: Mapping[str, torch.Tensor]) -> int:
+        """Train `model` from `state` on one client's tensors; give their number."""
+        name, x, y = self.clients[client]
+        self.model.load_state_dict(state)
+        self.model.train()
+        optimizer = torch.optim.SGD(self.model.parameters(), LR)
+        for index in torch.split(self.order(round_, name, len(y)), self.batch):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(self.model(x[index]), y[index])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        return len(y)
+
+    def round(self, number: int, weights: Weights) -> Weights:
+        """Train every client and average their weights by samples, in float64."""
+        state = {name: torch.from_numpy(value) for name, value in weights.items()}
+        total = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in state.items()}
+        examples = 0
+        for client in range(len(self.clients)):
+            count = self.fit(number, client, state)
+            for key, value in self.model.state_dict().items():
+                total[key] += value.double() * count
+            examples += count
+        return {name: (value / examples).to(state[name].dtype).numpy() for name, value in total.items()}
+
+
+@lru_cache(maxsize=1)
+def loop_of(work: Work) -> Loop:
+    """Give the bare loop over the work, made once in a process."""
+    return Loop(Federation.prepare(config_of(work)))
+
+
+def initial(federation: Federation) -> Weights:
+    """Give the weights that every contestant begins from."""
+    flat = federation.model(torch.device("cpu"))
+    return flat.state(flat.module.state_dict())
+
+
+def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up: int = WARM_UP) -> dict[str, Any]:
+    """Let the contestants take turns; give seconds by contestant, ratios, and how far their models are apart.
+
+    `largest_difference` is that of fedbox and pfl from the nearer loop, `loops_difference` that of the two loops
+    (rounding in two memory formats); `same_bits` says that one worker and two gave the same model in every round.
+    Raises SystemExit where the contestants did not do the same work.
+    """
+    seconds: dict[str, list[float]] = {}
+    apart, formats, bits = 0.0, 0.0, True
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        stack.enter_context(identity(RUN_ID))
+        federation = Federation.prepare(config_of(work))
+        field = contestants(federation, Path(folder), stack, pfl)
+        weights = initial(federation)
+        for number in range(1, warm_up + turns + 1):
+            tell(f"turn {number} of {warm_up + turns}")
+            results: dict[str, Weights] = {}
+            first = number % len(field)  # everyone gets every place in the turn
+            for name in [*list(field)[first:], *list(field)[:first]]:
+                start = time.perf_counter()
+                results[name] = field[name].round(number, weights)
+                if number > warm_up:
+                    seconds.setdefault(name, []).append(time.perf_counter() - start)
+            loops = [results[LOOP], results[LOOP_LAST]]
+            formats = max(formats, difference(*loops))
+            for name in results.keys() - {LOOP, LOOP_LAST}:
+                apart = max(apart, min(difference(results[name], loop) for loop in loops))
+            bits = bits and difference(results[ONE], results[TWO]) == 0.0
+            weights = results[ONE]
+    if not apart <= TOLERANCE or not (bits or STACKED):
+        raise SystemExit(f"not the same work: weights differ by {apart:g}, one and two workers agree: {bits}")
+    ordered = {name: seconds[name] for name in field}
+    about = {"largest_difference": apart, "loops_difference": formats, "same_bits": bits}
+    return {"seconds": ordered, "faster": faster(ordered), **about}
+
+
+def contestants(federation: Federation, folder: Path, stack: ExitStack, pfl: bool) -> dict[str, Contestant]:
+    """Give every contestant, ready to run."""
+    field: dict[str, Contestant] = {
+        LOOP: Loop(federation),
+        LOOP_LAST: Loop(federation, torch.channels_last),
+        ONE: Fedbox(federation, folder / "one", 1, stack),
+        TWO: Fedbox(federation, folder / "two", 2, stack),
+    }
+    if pfl:
+        from pfl_peer import Pfl
+
+        field[PFL] = Pfl(Loop(federation))
+    return field
+
+
+def faster(seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+    """Give, for each contestant, how many times faster than the bare loop it is.
+
+    `ratio` is that of the medians; `median`, `least` and `most` are those of the ratios turn by turn.
+    """
+    found = {}
+    for name in seconds.keys() - {LOOP}:
+        turns = [loop / mine for loop, mine in zip(seconds[LOOP], seconds[name], strict=True)]
+        ratio = statistics.median(seconds[LOOP]) / statistics.median(seconds[name])
+        found[name] = {"ratio": ratio, "median": statistics.median(turns), "least": min(turns), "most": max(turns)}
+    return {name: found[name] for name in seconds if name in found}
