@@ -4,6 +4,7 @@ Samples know their task: `loss` is what a model is trained on and `evaluate` how
 images with one class each; `box_samples.py` has images with boxes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -65,6 +66,11 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self._bytes)
+
+    @property
+    def values(self) -> int:
+        """The number of values of one image, channels x height x width."""
+        return math.prod(self._bytes.shape[1:])
 
     def images(self, index: Tensor) -> Tensor:
         """Give images in [0, 1], float32 [b, c, h, w]: what views work on."""
