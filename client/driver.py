@@ -26,6 +26,10 @@ def drive(app: App, message: Message, context: Context) -> Message:
     try:
         return app(message, context)
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
-        return Message(Error(RAISED, reason), reply_to=message)
+        return Message(Error(RAISED, reason_of(error)), reply_to=message)
+
+
+def reason_of(error: BaseException) -> str:
+    """Give an exception's type, text and place."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"

@@ -195,6 +195,10 @@ class EngineConfig(Block):
     kind: Literal["inprocess", "ray"] = Field("inprocess", description="engine that runs the clients")
     workers: Count | None = Field(None, description="worker processes; null: as many as cores; 1: no process")
     device: str = Field("cpu", description="torch device of the participants: cpu, cuda, cuda:0")
+    stack: Literal["off", "auto"] | Count = Field(
+        "auto",
+        description="clients that train in one pass: so many, off for none, auto where it is faster to the same bits",
+    )
     checkpoint_every: Count = Field(1, description="rounds between two checkpoints")
     ray: RayConfig = Field(default_factory=RayConfig)
 

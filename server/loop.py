@@ -13,7 +13,7 @@ from ..configs import Config
 from ..models import FlatModel, buffer_names
 from ..strategies.base import Grid
 from ..strategies.contract import Ask, Plugin, Update
-from ..strategies.exact import Arrays
+from ..strategies.exact import Arrays, ExactSum
 from ..strategies.federation import Federation
 from ..strategies.registry import settings_of
 from ..strategies.samples import Samples
@@ -63,6 +63,8 @@ class Coordinator:
         self.roster = roster_of(grid)
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
         self.half = plugin.server(settings, self._site(0))
+        if hasattr(grid, "meet"):
+            grid.meet(federation, plugin.client(settings), self.callback.on_engine)
         self.committed: Arrays = self.half.weights
         """The weights after the last round that was recorded: those of a run that fails or is stopped."""
         self.records = Records(folder / "rounds.jsonl")
@@ -165,8 +167,14 @@ class Coordinator:
             self.half.add(total, name, update)
             add_seconds += time.perf_counter() - start
 
+        def merge(part: ExactSum) -> None:
+            nonlocal add_seconds
+            start = time.perf_counter()
+            total.merge(part)
+            add_seconds += time.perf_counter() - start
+
         with self._timed("train"):
-            trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply)
+            trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply, merge)
         self._require(round_, trained, len(cohort))
         with self._timed("aggregate"):
             self._seed("aggregate", round_)

@@ -34,6 +34,8 @@ def refuse_training(config: Config, half: ClientHalf[Any], flat: FlatModel) -> N
         raise StackError(f"train.optimizer={train.optimizer}: only sgd has a step over all clients")
     if train.clip_norm is not None:
         raise StackError("train.clip_norm: each client's gradient has its own norm")
+    if config.model.family or config.model.by_client:
+        raise StackError("model.family: clients have different networks")
     if config.clients.order.kind != "none":
         raise StackError(f"clients.order.kind={config.clients.order.kind}: samples are scored client by client")
     refuse(flat.module)
@@ -82,7 +84,7 @@ class StackTrainer:
                 for run in _runs(courses, step):
                     self._step(run, step, *staged.batch(run, step), velocity)
             at += staged.steps
-        updates = {course.place: self._update(course) for course in courses}
+        updates = {course.place: self._update(course, sites[0].names) for course in courses}
         return [updates[place] for place in range(len(sites))]
 
     def _window(self, courses: Sequence[_Course]) -> int:
@@ -121,9 +123,9 @@ class StackTrainer:
             grad = velocity[rows].copy_(grad) if step == 0 else velocity[rows].mul_(train.momentum).add_(grad)
         weights.add_(grad, alpha=-_lr(first, step))
 
-    def _update(self, course: _Course) -> Update:
+    def _update(self, course: _Course, names: Sequence[str]) -> Update:
         assert self._stack is not None
-        weights: Mapping[str, NDArray[Any]] = self._stack.bank.arrays(course.row, course.site.names)
+        weights: Mapping[str, NDArray[Any]] = self._stack.bank.arrays(course.row, names)
         if not course.sizes:
             return Update(weights, 0, {})
         total = 0.0
