@@ -12,7 +12,8 @@ from .workspace import Visit, Workspace
 def run_group(workspace: Workspace, visits: Sequence[Visit], expects: Sequence[str], stacked: bool) -> Partial:
     """Give the sum of the updates of one round's visits, to which the same was sent, and what became of each client.
 
-    `expects` names those of the arrays sent that an update must look like. A client that fails, or whose update is refused, leaves the others as they are.
+    `expects` names those of the arrays sent that an update must look like. A client that fails, or whose update is
+    refused, leaves the others as they are.
     """
     bound = workspace.federation.config.clients.max_change if expects else None
     partial = Partial({name: visits[0].received[name] for name in expects}, bound)

@@ -147,6 +147,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=norm_layer(norm, wanted)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
         return self.joined(self._modules, x)
 
     @staticmethod

@@ -66,11 +66,11 @@ class _Linear(torch.autograd.Function):
     """x [m, b, i] -> [m, b, o]."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, _anchor: Tensor, bank: Bank, name: str, bias: bool) -> Tensor:
-        ctx.bank, ctx.name, ctx.bias = bank, name, bias
+    def forward(ctx: Any, x: Tensor, _anchor: Tensor, bank: Bank, name: str, layer: nn.Linear) -> Tensor:
+        ctx.bank, ctx.name, ctx.bias = bank, name, layer.bias is not None
         weight = bank.weight(f"{name}weight")
         ctx.save_for_backward(x, weight)
-        if bias:
+        if ctx.bias:
             return torch.baddbmm(bank.weight(f"{name}bias").unsqueeze(1), x, weight.transpose(1, 2))
         return torch.bmm(x, weight.transpose(1, 2))
 
@@ -129,7 +129,10 @@ class _GroupNorm(torch.autograd.Function):
         weight = bank.weight(f"{name}weight")
         ctx.sizes = (x.shape[0], x.shape[1], x.shape[2:].numel(), len(weight) * layer.num_groups)
         flat = weight.flatten()
-        y, mean, rstd = torch.native_group_norm(x, flat, bank.weight(f"{name}bias").flatten(), *ctx.sizes, layer.eps)
+        normed: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_group_norm(
+            x, flat, bank.weight(f"{name}bias").flatten(), *ctx.sizes, layer.eps
+        )
+        y, mean, rstd = normed
         ctx.bank, ctx.name = bank, name
         ctx.save_for_backward(x, mean, rstd, flat)
         return y
@@ -173,12 +176,9 @@ class Stack:
     def _stacked(self, module: nn.Module, prefix: str) -> Callable[[Tensor], Tensor]:
         """Give what a module does, for all models at once."""
         bank, anchor = self.bank, self._anchor
-        if isinstance(module, nn.Linear):
-            return lambda x: _Linear.apply(x, anchor, bank, prefix, module.bias is not None)  # type: ignore[no-any-return, no-untyped-call]
-        if isinstance(module, nn.Conv2d):
-            return lambda x: _Conv.apply(x, anchor, bank, prefix, module)  # type: ignore[no-any-return, no-untyped-call]
-        if isinstance(module, nn.GroupNorm):
-            return lambda x: _GroupNorm.apply(x, anchor, bank, prefix, module)  # type: ignore[no-any-return, no-untyped-call]
+        own = {nn.Linear: _Linear, nn.Conv2d: _Conv, nn.GroupNorm: _GroupNorm}.get(type(module))
+        if own is not None:
+            return lambda x: own.apply(x, anchor, bank, prefix, module)  # type: ignore[no-untyped-call]
         if isinstance(module, nn.Flatten):
             return self._features
         if isinstance(module, _AS_THEY_ARE):
@@ -193,7 +193,7 @@ class Stack:
         if x.dim() == 3:
             return x
         models = self.bank.models.stop - self.bank.models.start
-        return x.unflatten(1, (models, -1)).flatten(2).transpose(0, 1)
+        return x.reshape(len(x), models, -1).transpose(0, 1)
 
 
 def _chain(steps: list[Callable[[Tensor], Tensor]]) -> Callable[[Tensor], Tensor]:

@@ -22,13 +22,13 @@ from ..strategies.base import (
 from ..strategies.contract import Ask, RefusedUpdateError, ServerHalf, Update
 from ..strategies.exact import SumRangeError
 from ..strategies.grids import Span
+from ..strategies.partial import GROUP, weigh
 from ..strategies.selection import PROBE
+from ..strategies.validate import check_update
 from .grouping import Grouping, Merge, cut_of
 from .roster import Roster, everyone
 from .stats import natural
 from .traces import Visit, visits
-from ..strategies.partial import GROUP, weigh
-from ..strategies.validate import check_update
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ class Group:
 
 def group_content(task: RecordDict, group: Group) -> RecordDict:
     """Give the content of the message to a group; `task` is what each of its clients would receive."""
-    told = {"clients": list(group.clients), "expects": list(group.expects), "stacked": group.stacked}
+    told: dict[str, Any] = {"clients": list(group.clients), "expects": list(group.expects), "stacked": group.stacked}
     return RecordDict({**task, "group": ConfigRecord(told)})
 
 

@@ -174,12 +174,13 @@ class _Staged:
             self._x = batch.x.new_zeros((len(courses), self.steps, size, *batch.x.shape[1:]))
             self._y = batch.y.new_zeros((len(courses), self.steps, size))
         steps, size = shape
-        self._x[course.row, :steps, :size] = batch.x.unflatten(0, tuple(shape))
-        self._y[course.row, :steps, :size] = batch.y.unflatten(0, tuple(shape))
+        self._x[course.row, :steps, :size] = batch.x.reshape(*shape, *batch.x.shape[1:])
+        self._y[course.row, :steps, :size] = batch.y.reshape(*shape)
 
     def batch(self, run: Sequence[_Course], step: int) -> tuple[Tensor, Tensor]:
         """Give the images [m, b, c, h, w] and labels [m, b] of the clients of a run at a step."""
-        assert self._x is not None and self._y is not None
+        assert self._x is not None
+        assert self._y is not None
         rows, size = slice(run[0].row, run[-1].row + 1), run[0].sizes[step]
         return self._x[rows, step - self.first, :size], self._y[rows, step - self.first, :size]
 
