@@ -116,7 +116,8 @@ class Workspace:
         self.stackable(visits[0].client)
         resident, plain = self._resident(visits[0].client), self.half.plain()
         assert plain is not None
-        sites = [self._site(visit) for visit in visits]
+        flat = resident.fresh()
+        sites = [self._bare(visit, flat, resident.spare) for visit in visits]
         self.half.prepare(sites[0])
         return resident.trainer(plain).train(sites, [self._labelled(site) for site in sites])
 
@@ -174,13 +175,20 @@ class Workspace:
 
         `after` asks for what the client kept after this round's training instead of before it.
         """
-        federation, config = self.federation, self.federation.config
-        roles = self._roles(visit.client)
         resident = self._resident(visit.client)
         flat = resident.fresh()
         kept = self.store.read(visit.client, visit.round + after)
         flat.load({name[len(_BUFFER) :]: value for name, value in kept.items() if name.startswith(_BUFFER)})
         last = {name[len(_LAST) :]: value for name, value in kept.items() if name.startswith(_LAST)}
+        site = self._bare(visit, flat, resident.spare)
+        site.state = {name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)}
+        site.order = None if self._order is None else Order(self._order, last, self._expert)
+        return site
+
+    def _bare(self, visit: Visit, flat: FlatModel, spare: Callable[[], FlatModel]) -> Site:
+        """Build the client's site on a model, without what the client keeps."""
+        federation, config = self.federation, self.federation.config
+        roles = self._roles(visit.client)
         return Site(
             name=visit.client,
             flat=flat,
@@ -198,9 +206,7 @@ class Workspace:
             phase=visit.phase,
             values=visit.values,
             received=visit.received,
-            build=resident.spare,
-            state={name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)},
-            order=None if self._order is None else Order(self._order, last, self._expert),
+            build=spare,
         )
 
     def _resident(self, client: str) -> Resident:

@@ -9,7 +9,7 @@ weighed, and the halves of the sum.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -65,7 +65,7 @@ class Partial:
         except (WireError, RefusedUpdateError, SumRangeError) as error:
             self.rows.append(Row(client, "refused", str(error), size, began=began, ended=ended))
             return
-        self.rows.append(Row(client, "", "", size, update.examples, update.metrics, began, ended))
+        self.rows.append(Row(client, "", "", size, update.examples, dict(update.metrics), began, ended))
 
     def fail(self, client: str, kind: str, reason: str, began: float, ended: float) -> None:
         """Note a client that gave no update."""
@@ -73,7 +73,7 @@ class Partial:
 
     def content(self) -> RecordDict:
         """Give the content of the reply."""
-        facts = json.dumps({"rows": [asdict(row) for row in self.rows], "sum": self.total.facts()})
+        facts = json.dumps({"rows": [vars(row) for row in self.rows], "sum": self.total.facts()})
         return RecordDict({"arrays": to_record(self.total.halves()), "group": ConfigRecord({"facts": facts})})
 
 

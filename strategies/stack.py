@@ -61,6 +61,7 @@ class StackTrainer:
     def __init__(self, like: FlatModel, plain: Plain) -> None:
         self.like, self.plain = like, plain
         self._stack: Stack | None = None
+        self._room = _Room()
 
     def train(self, sites: Sequence[Site], samples: Sequence[Samples]) -> list[Update]:
         """Train the clients from the weights that `like` holds; give their updates in the order of the sites.
@@ -70,7 +71,7 @@ class StackTrainer:
         if self._stack is None or self._stack.size < len(sites):
             self._stack = Stack(self.like, len(sites))
         courses = [_course(place, site, held) for place, (site, held) in enumerate(zip(sites, samples, strict=True))]
-        courses.sort(key=lambda course: (-len(course.sizes), course.sizes[-1:]))
+        courses.sort(key=lambda course: (-len(course.sizes), course.sizes))
         for row, course in enumerate(courses):
             course.row = row
         bank = self._stack.bank
@@ -79,11 +80,12 @@ class StackTrainer:
         steps = max((len(course.sizes) for course in courses), default=0)
         at = 0
         while at < steps:
-            staged = _Staged(courses, at, min(self._window(courses), steps - at))
-            for step in range(at, at + staged.steps):
+            count = min(self._window(courses), steps - at)
+            staged = _Staged(courses, at, count, self._room)
+            for step in range(at, at + count):
                 for run in _runs(courses, step):
                     self._step(run, step, *staged.batch(run, step), velocity)
-            at += staged.steps
+            at += count
         updates = {course.place: self._update(course, sites[0].names) for course in courses}
         return [updates[place] for place in range(len(sites))]
 
@@ -150,37 +152,52 @@ def _course(place: int, site: Site, samples: Samples) -> _Course:
     return _Course(place, site, samples, sizes, None, index)
 
 
+class _Room:
+    """The memory in which batches are laid out, kept from group to group."""
+
+    def __init__(self) -> None:
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    def tensors(self, courses: Sequence[_Course], steps: int, size: int) -> tuple[Tensor, Tensor]:
+        """Give room for images [clients, steps, size, ...] and labels [clients, steps, size]."""
+        like = courses[0].samples.batch(torch.zeros(0, dtype=torch.int64, device=courses[0].samples.y.device))
+        places = (len(courses), steps, size)
+        count = len(courses) * steps * size
+        values = count * courses[0].samples.values
+        if self._kept is None or self._kept[0].numel() < values or self._kept[1].numel() < count:
+            self._kept = like.x.new_zeros(values), like.y.new_zeros(count)
+        x, y = self._kept
+        return x[:values].view(*places, *like.x.shape[1:]), y[:count].view(places)
+
+
 class _Staged:
     """The batches of all clients for some steps, in two tensors: images [clients, steps, b, ...], labels."""
 
-    def __init__(self, courses: Sequence[_Course], first: int, steps: int) -> None:
-        self.first, self.steps = first, steps
-        self._x: Tensor | None = None
-        self._y: Tensor | None = None
+    def __init__(self, courses: Sequence[_Course], first: int, steps: int, room: "_Room") -> None:
+        self.first = first
+        size = max(max(course.sizes, default=0) for course in courses)
+        self._x, self._y = room.tensors(courses, steps, size)
         for course in courses:
             mine = min(steps, len(course.sizes) - first)
             if mine <= 0:
                 continue
             if course.batches is None:
-                index = course.index[first : first + mine]
-                self._lay(courses, course, index.shape[1], course.samples.batch(index.reshape(-1)), index.shape)
+                self._take(course, mine)
             else:
                 batch = next(course.batches)
-                self._lay(courses, course, max(course.sizes), batch, (1, len(batch)))
+                self._x[course.row, 0, : len(batch)] = batch.x
+                self._y[course.row, 0, : len(batch)] = batch.y
 
-    def _lay(self, courses: Sequence[_Course], course: _Course, size: int, batch: Batch, shape: Sequence[int]) -> None:
-        if self._x is None or self._y is None:
-            size = max(max(other.sizes, default=0) for other in courses)
-            self._x = batch.x.new_zeros((len(courses), self.steps, size, *batch.x.shape[1:]))
-            self._y = batch.y.new_zeros((len(courses), self.steps, size))
-        steps, size = shape
-        self._x[course.row, :steps, :size] = batch.x.reshape(*shape, *batch.x.shape[1:])
-        self._y[course.row, :steps, :size] = batch.y.reshape(*shape)
+    def _take(self, course: _Course, steps: int) -> None:
+        """Lay out a client's images and labels for some steps, taken from its samples in one go."""
+        index = course.index[self.first : self.first + steps]
+        x, y = self._x[course.row, :steps, : index.shape[1]], self._y[course.row, :steps, : index.shape[1]]
+        batch = course.samples.batch(index.reshape(-1))
+        x.copy_(batch.x.view(x.shape))
+        y.copy_(batch.y.view(y.shape))
 
     def batch(self, run: Sequence[_Course], step: int) -> tuple[Tensor, Tensor]:
         """Give the images [m, b, c, h, w] and labels [m, b] of the clients of a run at a step."""
-        assert self._x is not None
-        assert self._y is not None
         rows, size = slice(run[0].row, run[-1].row + 1), run[0].sizes[step]
         return self._x[rows, step - self.first, :size], self._y[rows, step - self.first, :size]
 
