@@ -100,6 +100,14 @@ class Samples:
         """Give the samples at `index` (int64 [b]) without a view."""
         return Batch(self.x(index), self.y[index], index)
 
+    def fill(self, index: Tensor, x: Tensor, y: Tensor) -> None:
+        """Write the images and labels of `batch(index)` into x [b, c, h, w] and y [b]."""
+        if self._x is not None and x.is_contiguous():
+            torch.index_select(self._x, 0, index, out=x)
+        else:
+            x.copy_(self.x(index))
+        torch.index_select(self.y, 0, index, out=y)
+
     def viewed(self, index: Tensor, view: Callable[..., Any], generator: torch.Generator) -> Batch:
         """Give the samples at `index` through a view, `Views.weak` or `Views.strong`."""
         return Batch(self.normalize(view(self.images(index), generator)), self.y[index], index)

@@ -22,6 +22,7 @@ from .optim import lr_factor
 from .samples import Batch, Samples
 from .site import Site
 
+_LEVELS = 8  # of torch's sum of losses
 _STAGED = 2_000_000  # values of images laid out at a time, over all clients
 
 
@@ -51,7 +52,7 @@ class _Course:
     sizes: list[int]
     batches: Iterator[Batch] | None = None
     index: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.int64))  # [steps, batch], padded with 0
-    scores: list[Tensor] = field(default_factory=list)  # the losses of each step, a scalar each
+    losses: list[float] = field(default_factory=list)  # the mean loss of each step
     row: int = 0
 
 
@@ -62,6 +63,7 @@ class StackTrainer:
         self.like, self.plain = like, plain
         self._stack: Stack | None = None
         self._room = _Room()
+        self._losses: list[tuple[list[_Course], Tensor]] = []  # the clients of a step and their losses [m, b]
 
     def train(self, sites: Sequence[Site], samples: Sequence[Samples]) -> list[Update]:
         """Train the clients from the weights that `like` holds; give their updates in the order of the sites.
@@ -86,6 +88,7 @@ class StackTrainer:
                 for run in _runs(courses, step):
                     self._step(run, step, *staged.batch(run, step), velocity)
             at += count
+        self._tell()
         updates = {course.place: self._update(course, sites[0].names) for course in courses}
         return [updates[place] for place in range(len(sites))]
 
@@ -107,8 +110,7 @@ class StackTrainer:
             inner = torch.zeros_like(scores).scatter_(2, y.unsqueeze(2), -1.0 / y.shape[1])
             outer = torch._log_softmax_backward_data(inner, scores, 2, scores.dtype)
         torch.autograd.backward(logits, outer)
-        for course, own, labels in zip(run, scores, y, strict=True):
-            course.scores.append(torch.nn.functional.nll_loss(own, labels))
+        self._losses.append((run, -scores.gather(2, y.unsqueeze(2)).squeeze(2)))
         self._descend(run[0], step, rows, velocity)
 
     @torch.no_grad()
@@ -125,15 +127,47 @@ class StackTrainer:
             grad = velocity[rows].copy_(grad) if step == 0 else velocity[rows].mul_(train.momentum).add_(grad)
         weights.add_(grad, alpha=-_lr(first, step))
 
+    def _tell(self) -> None:
+        """Give every course its mean loss of each step, worked out for all steps at once."""
+        by_size: dict[int, list[Tensor]] = {}
+        for _, losses in self._losses:
+            by_size.setdefault(losses.shape[1], []).append(losses)
+        means = {size: iter(_means(torch.cat(parts)).tolist()) for size, parts in by_size.items()}
+        for run, losses in self._losses:
+            for course in run:
+                course.losses.append(next(means[losses.shape[1]]))
+        self._losses.clear()
+
     def _update(self, course: _Course, names: Sequence[str]) -> Update:
         assert self._stack is not None
         weights: Mapping[str, NDArray[Any]] = self._stack.bank.arrays(course.row, names)
         if not course.sizes:
             return Update(weights, 0, {})
         total = 0.0
-        for value, size in zip(torch.stack(course.scores).tolist(), course.sizes, strict=True):
+        for value, size in zip(course.losses, course.sizes, strict=True):
             total += value * size
         return Update(weights, len(course.samples), {"train_loss": total / sum(course.sizes)})
+
+
+def _means(losses: Tensor) -> Tensor:
+    """Give the means [n] of losses [n, b], rounded as torch's `nll_loss` rounds them on a CPU.
+
+    It adds up in levels of 16 terms; the first term is carried to the last level at once.
+    """
+    size = losses.shape[1]
+    power = max(4, (size - 1).bit_length() // _LEVELS)
+    levels = [torch.zeros_like(losses[:, 0]) for _ in range(_LEVELS)]
+    for at, column in enumerate(losses.T.contiguous()):
+        levels[0] = levels[0] + column
+        for level in range(_LEVELS - 1):
+            if at & (((1 << power) - 1) << (level * power)):
+                break
+            levels[level + 1] = levels[level + 1] + levels[level]
+            levels[level] = torch.zeros_like(column)
+    total = levels[0]
+    for level in levels[1:]:
+        total = total + level
+    return total / size
 
 
 def _course(place: int, site: Site, samples: Samples) -> _Course:
@@ -192,6 +226,9 @@ class _Staged:
         """Lay out a client's images and labels for some steps, taken from its samples in one go."""
         index = course.index[self.first : self.first + steps]
         x, y = self._x[course.row, :steps, : index.shape[1]], self._y[course.row, :steps, : index.shape[1]]
+        if index.shape[1] == self._x.shape[2]:  # the rows lie side by side
+            course.samples.fill(index.reshape(-1), x.view(-1, *x.shape[2:]), y.view(-1))
+            return
         batch = course.samples.batch(index.reshape(-1))
         x.copy_(batch.x.view(x.shape))
         y.copy_(batch.y.view(y.shape))
