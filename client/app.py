@@ -8,6 +8,8 @@ from flwr.clientapp import ClientApp
 
 from ..strategies.base import WireError, read_run_config, read_task, update_content
 from ..strategies.federation import Federation
+from ..strategies.partial import read_group
+from .group import run_group
 from .workspace import Visit, Workspace, workspace_for
 
 app = ClientApp()
@@ -36,6 +38,16 @@ def train(message: Message, context: Context) -> Message:
     """Train one client."""
     update = _workspace(context).train(_visit(message, context))
     return Message(update_content(update), reply_to=message)
+
+
+@app.train("group")
+def train_group(message: Message, context: Context) -> Message:
+    """Train a group of clients; give the sum of their updates, and what became of each."""
+    workspace = _workspace(context)
+    group = read_group(message.content)
+    round_, phase, values, received = read_task(message.content)
+    visits = [Visit(name, round_, phase, values, received) for name in group.clients]
+    return Message(run_group(workspace, visits, group.expects, group.stacked).content(), reply_to=message)
 
 
 @app.evaluate()

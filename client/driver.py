@@ -28,7 +28,11 @@ def drive(app: App, message: Message, context: Context) -> Message:
     try:
         return app(message, context)
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        reason = f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
         short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        return Message(Error(OUT_OF_MEMORY if short else RAISED, reason), reply_to=message)
+        return Message(Error(OUT_OF_MEMORY if short else RAISED, reason_of(error)), reply_to=message)
+
+
+def reason_of(error: BaseException) -> str:
+    """Give an exception's type, text and place."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"

@@ -2,7 +2,7 @@
 
 A run that is killed and resumed begins again behind its last checkpoint. A client must then start from what it had at
 that checkpoint, so `read` gives the latest version written before the round asked for, and `write` keeps every version
-that the run may come back to: at most `engine.checkpoint_every` + 1 of a client exist at a time.
+that the run may come back to: at most 2 `engine.checkpoint_every` + 1 of a client exist at a time.
 """
 
 import os
@@ -57,7 +57,9 @@ class StateStore:
         finally:
             draft.unlink(missing_ok=True)
         versions = self._versions(client)
-        checkpoint = (round_ - 1) // self.every * self.every  # the run comes back to no earlier one
+        # The last checkpoint before this round may still be on its way to the disk: the run may come back to the one
+        # before that, and to no earlier one.
+        checkpoint = max((round_ - 1) // self.every - 1, 0) * self.every
         base = max((version for version in versions if version <= checkpoint), default=0)
         for version in versions:
             if not base <= version <= round_:

@@ -1,6 +1,6 @@
 """The workspace of a process: what all the clients that run in it share (data set, resident model, strategy)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ..configs import Config
 from ..models import FlatModel, buffer_names
-from ..strategies.contract import ClientHalf, Update
+from ..models.stacked import StackError
+from ..strategies.contract import ClientHalf, Plain, Update
 from ..strategies.federation import Federation, read_expert
 from ..strategies.order import Order, whole
 from ..strategies.registry import find, settings_of
@@ -20,9 +21,11 @@ from ..strategies.samples import Samples
 from ..strategies.seeds import derive, seed_everything
 from ..strategies.selection import PROBE
 from ..strategies.site import Holdings, Site
+from ..strategies.stack import StackTrainer, refuse_training
 from .state import StateStore
 
 _BUFFER, _STATE, _LAST = "buffer/", "state/", "last/"
+_CACHED = 8_000_000  # values of images that are kept as tensors from round to round: 32 MB
 _KNOWN = 128  # clients whose roles are remembered: a small federation draws them once, a large one stays small
 
 
@@ -45,12 +48,19 @@ class Resident:
         self.flat = build()
         self.initial = self.flat.flat.clone()
         self._second: FlatModel | None = None
+        self._trainer: StackTrainer | None = None
 
     def fresh(self) -> FlatModel:
         """Give the network in its initial state."""
         self.flat.flat.copy_(self.initial)
         self.flat.reset_buffers()
         return self.flat
+
+    def trainer(self, plain: Plain) -> StackTrainer:
+        """Give what trains several clients from the weights that the network holds, built when it is first wanted."""
+        if self._trainer is None:
+            self._trainer = StackTrainer(self.flat, plain)
+        return self._trainer
 
     def spare(self) -> FlatModel:
         """Give a second one of the kind, built when a strategy first asks for it."""
@@ -68,6 +78,8 @@ class Workspace:
         self._roles = lru_cache(_KNOWN)(federation.roles)
         self.device = torch.device(config.engine.device)
         self._residents: dict[str, Resident] = {}
+        self._kept: dict[str, Samples] = {}
+        self._room = _CACHED
         self.store = StateStore(folder / "clients" if folder else None, config.engine.checkpoint_every)
         if half is None:
             plugin = find(config.strategy)
@@ -90,6 +102,38 @@ class Workspace:
             raise TypeError(f"{name} returned {type(update).__name__}; the contract wants an Update")
         self._keep(site)
         return update
+
+    def stackable(self, client: str) -> None:
+        """Raise StackError, which says why, where clients such as this one cannot train in one pass."""
+        refuse_training(self.federation.config, self.half, self._resident(client).flat)
+
+    def train_stacked(self, visits: Sequence[Visit]) -> list[Update]:
+        """Let clients that have the same network train in one pass; give their updates in the order of the visits.
+
+        They are the clients of one round, to whom the same was sent. The updates' arrays are views that the next call
+        overwrites. Raises StackError where that cannot be done.
+        """
+        self.stackable(visits[0].client)
+        resident, plain = self._resident(visits[0].client), self.half.plain()
+        assert plain is not None
+        flat = resident.fresh()
+        sites = [self._bare(visit, flat, resident.spare) for visit in visits]
+        self.half.prepare(sites[0])
+        return resident.trainer(plain).train(sites, [self._labelled(site) for site in sites])
+
+    def _labelled(self, site: Site) -> Samples:
+        """Give a client's labelled samples, which are kept as tensors while there is room."""
+        found = self._kept.pop(site.name, None)
+        if found is None:
+            found = site.labelled
+            if type(found) is not Samples:
+                raise StackError("the data are not images with one class each")
+            self._room -= len(found) * found.values
+        self._kept[site.name] = found  # the last one used is the last to go
+        while self._room < 0:
+            gone = self._kept.pop(next(iter(self._kept)))
+            self._room += len(gone) * gone.values
+        return found
 
     def evaluate(self, visit: Visit) -> Update:
         """Measure the client's model on its own test samples and, for personal models, on the server's as well."""
@@ -131,13 +175,20 @@ class Workspace:
 
         `after` asks for what the client kept after this round's training instead of before it.
         """
-        federation, config = self.federation, self.federation.config
-        roles = self._roles(visit.client)
         resident = self._resident(visit.client)
         flat = resident.fresh()
         kept = self.store.read(visit.client, visit.round + after)
         flat.load({name[len(_BUFFER) :]: value for name, value in kept.items() if name.startswith(_BUFFER)})
         last = {name[len(_LAST) :]: value for name, value in kept.items() if name.startswith(_LAST)}
+        site = self._bare(visit, flat, resident.spare)
+        site.state = {name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)}
+        site.order = None if self._order is None else Order(self._order, last, self._expert)
+        return site
+
+    def _bare(self, visit: Visit, flat: FlatModel, spare: Callable[[], FlatModel]) -> Site:
+        """Build the client's site on a model, without what the client keeps."""
+        federation, config = self.federation, self.federation.config
+        roles = self._roles(visit.client)
         return Site(
             name=visit.client,
             flat=flat,
@@ -155,9 +206,7 @@ class Workspace:
             phase=visit.phase,
             values=visit.values,
             received=visit.received,
-            build=resident.spare,
-            state={name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)},
-            order=None if self._order is None else Order(self._order, last, self._expert),
+            build=spare,
         )
 
     def _resident(self, client: str) -> Resident:

@@ -189,6 +189,11 @@ class RayConfig(Block):
     gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs that an actor claims; 0.5: two share one")
 
 
+def stack_word(value: object) -> object:
+    """Read YAML's `off`, which is false there, as the word."""
+    return "off" if value is False else value
+
+
 class EngineConfig(Block):
     """Where the clients run (`engine`). It never changes the result; `plain` rounds otherwise in the last digits."""
 
@@ -198,6 +203,10 @@ class EngineConfig(Block):
     )
     workers: Count | None = Field(None, description="worker processes; null: as many as cores, plain: 1; 1: no process")
     device: str = Field("cpu", description="torch device of the participants: cpu, cuda, cuda:0")
+    stack: Annotated[Literal["off", "auto"] | Count, BeforeValidator(stack_word)] = Field(
+        "auto",
+        description="clients that train in one pass: so many, off for none, auto where it is faster to the same bits",
+    )
     checkpoint_every: Count = Field(1, description="rounds between two checkpoints")
     ray: RayConfig = Field(default_factory=RayConfig)
 

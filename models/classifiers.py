@@ -5,8 +5,8 @@ weights are laid out alike for both formats, so a model in channels-last trades 
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +121,7 @@ def resnet(
         wanted = width * 2 ** (stage - 1)
         for block in range(1, (depth - 2) // 6 + 1):
             stride = 2 if stage > 1 and block == 1 else 1
-            layers[f"stage{stage}_block{block}"] = _Block(channels, wanted, stride, norm)
+            layers[f"stage{stage}_block{block}"] = ResidualBlock(channels, wanted, stride, norm)
             channels = wanted
     layers["pool"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
@@ -132,7 +132,7 @@ def resnet(
     return model
 
 
-class _Block(nn.Module):
+class ResidualBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: [b, channels, h, w] -> [b, wanted, h / stride, w / stride]."""
 
     def __init__(self, channels: int, wanted: int, stride: int, norm: str) -> None:
@@ -147,8 +147,14 @@ class _Block(nn.Module):
             self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=norm_layer(norm, wanted)))
 
     def forward(self, x: Tensor) -> Tensor:
-        out = torch.relu(self.norm1(self.conv1(x)))
-        return torch.relu(self.norm2(self.conv2(out)) + self.shortcut(x))
+        """Return the block's output."""
+        return self.joined(self._modules, x)
+
+    @staticmethod
+    def joined(layers: Mapping[str, Any], x: Tensor) -> Tensor:
+        """Give the block's output where these are its layers, or what stands for them, by name."""
+        out = torch.relu(layers["norm1"](layers["conv1"](x)))
+        return torch.relu(layers["norm2"](layers["conv2"](out)) + layers["shortcut"](x))
 
 
 def conv3(channels: int, wanted: int, stride: int) -> nn.Conv2d:

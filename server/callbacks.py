@@ -16,6 +16,9 @@ class Callback:
     def on_start(self, config: Config, folder: Path, first: int) -> None:
         """Hear that the run starts with round `first`."""
 
+    def on_engine(self, text: str) -> None:
+        """Hear, once, how the engine runs the clients, in words."""
+
     def on_ask(self, round_: int, kind: str, clients: int) -> None:
         """Hear that so many clients are asked to train or to evaluate."""
 
@@ -39,6 +42,11 @@ class Callbacks(Callback):
         """Tell all."""
         for listener in self.listeners:
             listener.on_start(config, folder, first)
+
+    def on_engine(self, text: str) -> None:
+        """Tell all."""
+        for listener in self.listeners:
+            listener.on_engine(text)
 
     def on_ask(self, round_: int, kind: str, clients: int) -> None:
         """Tell all."""

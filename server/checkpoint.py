@@ -41,6 +41,21 @@ class Checkpoint:
     state: dict[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Frozen:
+    """A checkpoint as the bytes of its files: the server may go on and change its arrays."""
+
+    round: int
+    files: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> "Frozen":
+        """Take a checkpoint's arrays as they are now."""
+        parts = {"weights": checkpoint.weights, "state": checkpoint.state}
+        files = {name: save({key: np.asarray(value) for key, value in part.items()}) for name, part in parts.items()}
+        return cls(checkpoint.round, files)
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, and see it on disk."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -54,18 +69,16 @@ def write_atomic(path: Path, data: bytes) -> None:
         draft.unlink(missing_ok=True)
 
 
-def draft_checkpoint(folder: Path, checkpoint: Checkpoint, config: Config) -> Path:
+def draft_checkpoint(folder: Path, frozen: Frozen, config: Config) -> Path:
     """Write a checkpoint below `folder` under a name that `load_checkpoint` does not see; give its path."""
-    draft = folder / f".round-{checkpoint.round:06d}.tmp"
+    draft = folder / f".round-{frozen.round:06d}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        sums = {}
-        for name, arrays in (("weights", checkpoint.weights), ("state", checkpoint.state)):
-            data = save({key: np.asarray(value) for key, value in arrays.items()})
-            sums[name] = hashlib.sha256(data).hexdigest()
+        for name, data in frozen.files.items():
             write_atomic(draft / f"{name}.safetensors", data)
-        meta = {"round": checkpoint.round, "config": config.model_dump(mode="json"), "sha256": sums}
+        sums = {name: hashlib.sha256(data).hexdigest() for name, data in frozen.files.items()}
+        meta = {"round": frozen.round, "config": config.model_dump(mode="json"), "sha256": sums}
         write_atomic(draft / "meta.json", json.dumps(meta).encode())
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)

@@ -22,11 +22,13 @@ from ..strategies.base import (
 from ..strategies.contract import Ask, RefusedUpdateError, ServerHalf, Update
 from ..strategies.exact import SumRangeError
 from ..strategies.grids import Span
+from ..strategies.partial import GROUP, weigh
 from ..strategies.selection import PROBE
+from ..strategies.validate import check_update
+from .grouping import Grouping, Merge, cut_of
 from .roster import Roster, everyone
 from .stats import natural
 from .traces import Visit, visits
-from .validate import check_update
 
 
 @dataclass(frozen=True)
@@ -101,35 +103,68 @@ class Collector:
         cohort: Sequence[str],
         use: Callable[[str, Update], None],
         tick: Callable[[], None] = lambda: None,
+        merge: Merge | None = None,
     ) -> Collected:
         """Send `ask` as a message of `kind` (train, evaluate) to the cohort and hand each good update to `use`.
 
         Messages are made as the Grid takes them and updates are used as they arrive, so memory does not grow with
-        the cohort. An update that `use` cannot take (SumRangeError) counts as refused.
+        the cohort. An update that `use` cannot take (SumRangeError) counts as refused. Where `merge` is given, groups
+        of clients may be added up where they run; it takes their sums.
         """
         result = Collected()
-        names = {self.roster.node(name): name for name in cohort}
-        waiting = set(cohort)
         if self._late and kind == "train":
             self._use_late(round_, use, result)
-        sent: dict[str, float] = {}
-        came: dict[str, float] = {}
+        times = _Times()
+        waiting = set(cohort)
+        grouping = self._grouping(round_, ask, cohort, merge)
         ordered = getattr(self.grid, "ordered", lambda _kind, names: names)(kind, cohort)
-        messages = self._messages(kind, round_, ask, ordered, result, sent)
-        for reply in exchange(self.grid, messages, self.timeout, self._late and kind == "train"):
-            name = names.get(reply.metadata.src_node_id)
-            if name is None or name not in waiting:
-                continue  # not of this cohort, or a second reply of the same client
-            waiting.discard(name)
-            came[name] = time.monotonic()
-            self._take(name, reply, self.half.expects() if kind == "train" else {}, use, result)
-            tick()
+        parts: Sequence[Sequence[str]] = grouping.cut.groups if grouping else [(name,) for name in ordered]
+        while parts:
+            messages = self._messages(kind, round_, ask, parts, result, times, grouping)
+            names = {self.roster.node(part[0]): part[0] for part in parts}
+            for reply in exchange(self.grid, messages, self.timeout, self._late and kind == "train"):
+                name = names.get(reply.metadata.src_node_id)
+                if name is None or name not in waiting:
+                    continue  # not of this cohort, or a second reply of the same client
+                if grouping and reply.metadata.message_type == GROUP:
+                    done = self._take_group(name, reply, grouping, result)
+                else:
+                    self._take(name, reply, self.half.expects() if kind == "train" else {}, use, result)
+                    done = [name]
+                waiting.difference_update(done)
+                times.now(times.came, done)
+                for _ in done:
+                    tick()
+            parts = [(name,) for name in grouping.rest()] if grouping else []
         limit = f"no reply within {self.timeout:g} s (clients.timeout)" if self.timeout else "no reply"
         result.failures += [Failure(name, "timeout", limit) for name in waiting]
         result.sort()
         spans: list[Span] = getattr(self.grid, "spans", list)()
-        result.visits = visits(PROBE if ask.phase == PROBE else kind, sent, came, spans, time.monotonic())
+        spans = grouping.spread(spans) if grouping else spans
+        what = PROBE if ask.phase == PROBE else kind
+        result.visits = visits(what, times.sent, times.came, spans, time.monotonic())
         return result
+
+    def _grouping(self, round_: int, ask: Ask, cohort: Sequence[str], merge: Merge | None) -> Grouping | None:
+        """Give how the cohort goes out in groups; None where each client is asked by itself."""
+        if merge is None or self.timeout is not None or self._late:  # of a group that is late, nobody would count
+            return None
+        cut = cut_of(self.grid, self.half, ask, cohort)
+        return None if cut is None else Grouping(self.half, ask, round_, merge, cut)
+
+    def _take_group(self, head: str, reply: Message, grouping: Grouping, result: Collected) -> list[str]:
+        """Take the reply of a group; give its clients, none where they are to be asked one by one."""
+        members = grouping.members(head)
+        rows = grouping.rows(reply, members)
+        if rows is None:
+            return []
+        for row in rows:
+            result.bytes_up += row.size
+            if row.kind:
+                result.failures.append(Failure(row.client, row.kind, row.reason))
+            else:
+                self._count(row.client, row.metrics, row.examples, result)
+        return list(members)
 
     def _use_late(self, round_: int, use: Callable[[str, Update], None], result: Collected) -> None:
         """Use updates of earlier rounds: each counts less, the later it is."""
@@ -153,16 +188,23 @@ class Collector:
         kind: str,
         round_: int,
         ask: Ask,
-        cohort: Iterable[str],
+        parts: Iterable[Sequence[str]],
         result: Collected,
-        sent: dict[str, float],
+        times: "_Times",
+        grouping: Grouping | None,
     ) -> Iterator[Message]:
         shared = to_record(ask.arrays)
-        for name in cohort:
-            content = task_content(ask, round_, shared, self.half.ask_client(round_, name))
-            result.bytes_down += content_size(content)
-            sent[name] = time.monotonic()
-            yield Message(content, self.roster.node(name), kind, group_id=str(round_))
+        for part in parts:
+            name, node = part[0], self.roster.node(part[0])
+            if grouping and not grouping.alone(part):
+                message, size = grouping.message(part, shared, node)
+            else:
+                content = task_content(ask, round_, shared, self.half.ask_client(round_, name))
+                message, size = Message(content, node, kind, group_id=str(round_)), content_size(content)
+            if not any(name in times.sent for name in part):  # what is sent once more is counted once
+                result.bytes_down += size
+            times.now(times.sent, part)
+            yield message
 
     def _take(
         self,
@@ -177,22 +219,32 @@ class Collector:
             result.failures.append(Failure(name, code, reply.error.reason or "no reason given"))
             return
         try:
-            result.bytes_up += _size(reply)
+            result.bytes_up += weigh(reply.content)
             update = read_update(reply.content)
             check_update(update, expects, self.clients.max_change if expects else None)
             use(name, update)
         except (WireError, RefusedUpdateError, SumRangeError) as error:
             result.failures.append(Failure(name, "refused", str(error)))
             return
-        finite = {key: value for key, value in update.metrics.items() if math.isfinite(value)}
-        result.clients[name] = finite | {"examples": update.examples}
+        self._count(name, update.metrics, update.examples, result)
+
+    @staticmethod
+    def _count(name: str, metrics: Mapping[str, float], examples: int, result: Collected) -> None:
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        result.clients[name] = finite | {"examples": examples}
 
 
-def _size(reply: Message) -> int:
-    try:
-        return content_size(reply.content)
-    except ValueError as error:  # such as a number of examples beyond 64 bits
-        raise WireError(f"the reply cannot be sent: {error}") from error
+@dataclass
+class _Times:
+    """When clients were asked and when they answered, of `time.monotonic`."""
+
+    sent: dict[str, float] = field(default_factory=dict)
+    came: dict[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def now(into: dict[str, float], names: Iterable[str]) -> None:
+        """Note that it happened to these clients now."""
+        into.update(dict.fromkeys(names, time.monotonic()))
 
 
 def exchange(

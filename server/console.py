@@ -61,6 +61,10 @@ class ProgressBar(Callback):
         self._clients = self._progress.add_task("clients", total=None, note="")
         self._progress.start()
 
+    def on_engine(self, text: str) -> None:
+        """Say how the clients run."""
+        self._console.print(text, markup=False, highlight=False)
+
     def on_ask(self, round_: int, kind: str, clients: int) -> None:
         """Start the clients' bar anew."""
         self._progress.reset(self._clients, total=clients, description=f"clients {kind}")

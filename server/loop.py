@@ -13,14 +13,14 @@ from ..configs import Config
 from ..models import FlatModel, buffer_names
 from ..strategies.base import Grid
 from ..strategies.contract import Ask, Plugin, Update
-from ..strategies.exact import Arrays
+from ..strategies.exact import Arrays, ExactSum
 from ..strategies.federation import Federation
 from ..strategies.registry import settings_of
 from ..strategies.samples import Samples
 from ..strategies.seeds import derive, seed_everything
 from ..strategies.site import Holdings, Site
 from .callbacks import Callback
-from .checkpoint import Checkpoint, commit_checkpoint, draft_checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, Frozen, commit_checkpoint, draft_checkpoint, load_checkpoint
 from .collect import Collected, Collector
 from .evaluation import client_metrics
 from .records import FAILED, Record, Records, clean
@@ -28,6 +28,7 @@ from .roster import everyone, roster_of, size_of
 from .selecting import Chooser
 from .stopping import Stopper
 from .traces import Traces, Visit
+from .writing import Writer
 
 _BUFFER = "server-buffer/"
 
@@ -63,10 +64,13 @@ class Coordinator:
         self.roster = roster_of(grid)
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
         self.half = plugin.server(settings, self._site(0))
+        if hasattr(grid, "meet"):
+            grid.meet(federation, plugin.client(settings), self.callback.on_engine)
         self.committed: Arrays = self.half.weights
         """The weights after the last round that was recorded: those of a run that fails or is stopped."""
         self.records = Records(folder / "rounds.jsonl")
         self.traces = Traces(folder)
+        self.writer = Writer()
         self.stopper = Stopper(self.config.evaluate.stop)
         self.collector = Collector(grid, self.roster, self.half, self.config.clients)
         self.chooser = Chooser(self.config, self.roster, self.collector)
@@ -99,10 +103,13 @@ class Coordinator:
     def run(self, first: int = 1) -> None:
         """Run the rounds from `first` on. Raises RunFailedError when too few clients of a cohort succeed."""
         self.callback.on_start(self.config, self.folder, first)
-        for round_ in range(first, self.config.rounds + 1):
-            if self.stopper.done:
-                break
-            self._run_round(round_)
+        try:
+            for round_ in range(first, self.config.rounds + 1):
+                if self.stopper.done:
+                    break
+                self._run_round(round_)
+        finally:
+            self.writer.wait()
         self.status = "stopped" if self.stopper.done and self.records.rounds < self.config.rounds else "completed"
 
     def _run_round(self, round_: int) -> None:
@@ -128,23 +135,30 @@ class Coordinator:
         self.callback.on_round(clean(record))
 
     def _commit(self, record: Record, began: float, visits: list[Visit]) -> None:
-        """Write the round's line and, when one is due, the checkpoint.
+        """Write the round's line and, when one is due, the checkpoint, while the next round runs.
 
         The checkpoint becomes valid after the line is written, so a resumed run always finds the lines of all rounds
-        up to its checkpoint.
+        up to its checkpoint. What is written is taken down first: the next round may change the arrays.
         """
-        round_, draft = record["round"], None
-        last = round_ == self.config.rounds or self.stopper.done
-        if last or round_ % self.config.engine.checkpoint_every == 0:
-            with self._timed("checkpoint"):
+        round_, frozen = record["round"], None
+        with self._timed("checkpoint"):
+            last = round_ == self.config.rounds or self.stopper.done
+            if last or round_ % self.config.engine.checkpoint_every == 0:
                 state = Checkpoint(round_, self.half.weights, {**self.half.state(), **self._own_buffers()})
-                draft = draft_checkpoint(self.folder / "checkpoint", state, self.config)
+                frozen = Frozen.of(state)
+            self.writer.wait()  # for the disk, where it takes longer than a round
         self.traces.write(round_, began, visits, self._phases, self.half.landmarks())
         record["seconds"] = {**self._seconds, "total": time.monotonic() - began}
-        self.records.append(record)
-        self.committed = self.half.weights
-        if draft is not None:
-            commit_checkpoint(draft)
+        weights = self.half.weights
+
+        def write() -> None:
+            draft = draft_checkpoint(self.folder / "checkpoint", frozen, self.config) if frozen else None
+            self.records.append(record)
+            self.committed = weights
+            if draft is not None:
+                commit_checkpoint(draft)
+
+        self.writer.submit(write)
 
     def _seed(self, phase: str, round_: int) -> None:
         """Seed the global generators anew for each step of the server: clients may draw from them in between."""
@@ -165,8 +179,14 @@ class Coordinator:
             self.half.add(total, name, update)
             add_seconds += time.perf_counter() - start
 
+        def merge(part: ExactSum) -> None:
+            nonlocal add_seconds
+            start = time.perf_counter()
+            total.merge(part)
+            add_seconds += time.perf_counter() - start
+
         with self._timed("train"):
-            trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply)
+            trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply, merge)
         self._require(round_, trained, len(cohort))
         with self._timed("aggregate"):
             self._seed("aggregate", round_)
@@ -180,6 +200,7 @@ class Coordinator:
         if len(trained.clients) >= needed:
             return
         record = self._record(round_, FAILED, {}, trained, Collected())
+        self.writer.wait()
         self.records.append({**record, "seconds": {**self._seconds, "total": sum(self._seconds.values())}})
         reasons = "\n".join(f"  {f.client} ({f.kind}): {f.reason}" for f in trained.failures[:5])
         more = len(trained.failures) - 5

@@ -1,13 +1,17 @@
 """A Flower Grid that drives the unmodified ClientApp: here, in a pool of workers, or in the actors of a Ray cluster."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from ..client.app import app as client_app
 from ..client.driver import App, context_for, drive
+from ..server.grouping import Cut
 from ..strategies.base import Message, run_config
+from ..strategies.contract import ClientHalf
 from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, Span, StreamGrid
+from .cutting import Cutter
 from .workers import Workers
 
 
@@ -50,6 +54,7 @@ class InProcessGrid(StreamGrid):
         self._app = app
         self._spans: list[Span] = []
         self._kind = "train"
+        self._cutter: Cutter | None = None
         self._run_config = run_config(config_json, folder)
 
     def get_node_ids(self) -> Iterable[int]:
@@ -78,12 +83,14 @@ class InProcessGrid(StreamGrid):
             yield reply
 
     def spans(self) -> list[Span]:
-        """Give, once, when each client ran whose reply came."""
+        """Give, once, when each client ran whose reply came; for a group, under the name of its first client."""
         kept = self._spans if self.pool is None else self.pool.spans
         found = list(kept)
         kept.clear()
         if self.pool is not None:
             self.pool.schedule.learn(self._kind, found)
+        if self._cutter is not None:
+            self._cutter.learn(found)
         return found
 
     def ordered(self, kind: str, names: Sequence[str]) -> Sequence[str]:
@@ -94,6 +101,17 @@ class InProcessGrid(StreamGrid):
         for message in messages:
             self._kind = message.metadata.message_type
             yield self._client(message), self.stamped(message)
+
+    def meet(self, federation: Federation, half: ClientHalf[Any], tell: Callable[[str], None]) -> None:
+        """Get to know the run, so that its cohorts can be cut; `tell` takes a word about how its clients run."""
+        # An app of a test's own, or a Grid that listens to what passes, gets every message by itself.
+        if self._app is client_app and type(self).stream is InProcessGrid.stream:
+            self._cutter = Cutter(federation, half, tell)
+
+    def cut(self, cohort: Sequence[str]) -> Cut | None:
+        """Give the groups in which a cohort trains here; None where each client is to be asked by itself."""
+        workers = 1 if self.pool is None else self.pool.workers
+        return None if self._cutter is None else self._cutter.cut(cohort, workers)
 
     def _client(self, message: Message) -> str:
         number = message.metadata.dst_node_id - FIRST_NODE

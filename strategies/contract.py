@@ -55,6 +55,16 @@ class Update:
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Plain:
+    """Supervised training on the labelled samples by the task's own loss: what several clients can do in one pass.
+
+    `pull` is the weight of a proximal term: pull (w - w_received) is added to every gradient.
+    """
+
+    pull: float = 0.0
+
+
 class RefusedUpdateError(ValueError):
     """An update cannot be used; the text says what is wrong with it. `ServerHalf.add` may raise it."""
 
@@ -79,6 +89,17 @@ class ClientHalf(Generic[S]):
         """Train on the site's labelled samples; give all shared weights back."""
         fit = site.fit(lambda batch: self.loss(site, batch))
         return Update(site.weights(), fit.examples, fit.metrics)
+
+    def plain(self) -> Plain | None:
+        """Say that `train` is plain supervised training, which an engine may do for several clients in one pass.
+
+        None: it is more than that. Here: it is, unless a subclass has a `prepare`, `train` or `loss` of its own.
+        """
+        return Plain() if self._keeps(ClientHalf) else None
+
+    def _keeps(self, kind: type["ClientHalf[Any]"]) -> bool:
+        """Say whether this half still trains by the methods of `kind`."""
+        return all(getattr(type(self), name) is getattr(kind, name) for name in ("prepare", "train", "loss"))
 
     def loss(self, site: Site, batch: Batch) -> torch.Tensor:
         """Give the loss of a batch, a scalar tensor; here: that of the data's task (cross-entropy for classes)."""
@@ -124,6 +145,16 @@ class ServerHalf(Generic[S]):
         if update.examples > 0:
             total.add(update.weights, update.examples)
 
+    def mergeable(self, ask: Ask) -> bool:
+        """Say whether updates may be checked and added up where the clients run, and only the sum be sent here.
+
+        They may where an update's checks and its place in the total follow from what was asked: everybody receives the
+        same, weights of the shapes that were sent are expected back, and they are added by their examples.
+        """
+        own = all(getattr(type(self), name) is getattr(ServerHalf, name) for name in ("ask_client", "begin", "add"))
+        expected = self.expects()
+        return own and all(ask.arrays.get(name) is value for name, value in expected.items())
+
     def finish(self, total: Any, round_: int) -> None:
         """Make the new global weights from the total; here: the weighted mean."""
         self.weights = {**self.weights, **total.mean()}
@@ -167,6 +198,7 @@ __all__ = [
     "ClientHalf",
     "ExactSum",
     "Metrics",
+    "Plain",
     "Plugin",
     "RefusedUpdateError",
     "Samples",

@@ -15,6 +15,7 @@ A float32 weight times a whole number of examples is exact in float64, so the on
 
 from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +90,7 @@ class ExactSum:
             return
         if not self._parts:
             self._dtypes = dict(other._dtypes)
-            self._parts = {name: np.zeros_like(part) for name, part in other._parts.items()}
+            self._parts = {name: np.zeros(part.shape) for name, part in other._parts.items()}
         if self._bound + other._bound >= _LIMIT or self.terms + other.terms > _MAX_TERMS:
             raise SumRangeError(f"the sum of {self.terms + other.terms} terms leaves the range that is exact")
         for name, part in other._parts.items():
@@ -97,6 +98,29 @@ class ExactSum:
         self.terms += other.terms
         self._weight += other._weight
         self._bound += other._bound
+
+    def facts(self) -> dict[str, Any]:
+        """Give, as plain values, what `restored` needs besides `halves` to make this sum again."""
+        return {
+            "terms": self.terms,
+            "weight": [self._weight.numerator, self._weight.denominator],
+            "dtypes": {name: kind.str for name, kind in self._dtypes.items()},
+            "bound": self._bound,
+        }
+
+    def halves(self) -> Mapping[str, NDArray[np.float64]]:
+        """Give the sums on the high and on the low grid, [2, *shape] by name."""
+        return self._parts
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], halves: Mapping[str, NDArray[np.float64]]) -> "ExactSum":
+        """Make the sum again that gave these facts and halves; the halves are not copied and may be read-only."""
+        total = cls()
+        total.terms, total._bound = int(facts["terms"]), float(facts["bound"])
+        total._weight = Fraction(*facts["weight"])
+        total._dtypes = {name: np.dtype(kind) for name, kind in facts["dtypes"].items()}
+        total._parts = dict(halves)
+        return total
 
     @property
     def weight(self) -> float:

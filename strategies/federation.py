@@ -70,6 +70,11 @@ class Federation:
     def __len__(self) -> int:
         return len(self.clients)
 
+    @property
+    def boxed(self) -> bool:
+        """Whether the images have boxes, not one class each."""
+        return not isinstance(self.dataset, DataSet)
+
     @staticmethod
     def name(number: int) -> str:
         """Give the name of client `number` (from 0)."""

@@ -6,7 +6,7 @@ to the flat gradient in one operation. The paper's variable amount of local work
 
 from pydantic import Field
 
-from .contract import ClientHalf, Plugin, ServerHalf, Settings, Site, Update
+from .contract import ClientHalf, Plain, Plugin, ServerHalf, Settings, Site, Update
 from .optim import proximal
 
 
@@ -18,6 +18,10 @@ class FedProxSettings(Settings):
 
 class FedProxClient(ClientHalf[FedProxSettings]):
     """Local training with the proximal term."""
+
+    def plain(self) -> Plain | None:
+        """Say that the proximal term is all that is added."""
+        return Plain(self.settings.mu) if self._keeps(FedProxClient) else None
 
     def train(self, site: Site) -> Update:
         """Train with mu (w - w_global) added to every gradient."""

@@ -4,6 +4,7 @@ Samples know their task: `loss` is what a model is trained on and `evaluate` how
 images with one class each; `box_samples.py` has images with boxes.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
@@ -66,6 +67,11 @@ class Samples:
     def __len__(self) -> int:
         return len(self._bytes)
 
+    @property
+    def values(self) -> int:
+        """The number of values of one image, channels x height x width."""
+        return math.prod(self._bytes.shape[1:])
+
     def images(self, index: Tensor) -> Tensor:
         """Give images in [0, 1], float32 [b, c, h, w]: what views work on."""
         return self._read(index).float().div_(255)
@@ -93,6 +99,14 @@ class Samples:
     def batch(self, index: Tensor) -> Batch:
         """Give the samples at `index` (int64 [b]) without a view."""
         return Batch(self.x(index), self.y[index], index)
+
+    def fill(self, index: Tensor, x: Tensor, y: Tensor) -> None:
+        """Write the images and labels of `batch(index)` into x [b, c, h, w] and y [b]."""
+        if self._x is not None and x.is_contiguous():
+            torch.index_select(self._x, 0, index, out=x)
+        else:
+            x.copy_(self.x(index))
+        torch.index_select(self.y, 0, index, out=y)
 
     def viewed(self, index: Tensor, view: Callable[..., Any], generator: torch.Generator) -> Batch:
         """Give the samples at `index` through a view, `Views.weak` or `Views.strong`."""

@@ -237,17 +237,27 @@ class Site:
             ):
                 yield self._viewed(samples, index.to(self.device), view)
             return
+        for index in self.indices(len(samples), epochs=epochs, steps=steps, batch_size=batch_size):
+            yield self._viewed(samples, index, view)
+
+    def indices(
+        self, count: int, *, epochs: int | None = None, steps: int | None = None, batch_size: int | None = None
+    ) -> Iterator[Tensor]:
+        """Give the places, int64 [up to the batch's size], of each step's batch of `count` samples, without an order.
+
+        They are drawn from `generator`, an epoch at a time.
+        """
         steps = self.train_config.steps if steps is None and epochs is None else steps
         epochs = self.train_config.epochs if epochs is None else epochs
         size, done = batch_size or self.train_config.batch_size, 0
         while (done < steps) if steps is not None else (epochs > 0):
             epochs -= 1
-            order = torch.randperm(len(samples), generator=self.generator).to(self.device)
+            order = torch.randperm(count, generator=self.generator).to(self.device)
             for index in torch.split(order, size):
                 if steps is not None and done >= steps:
                     return
                 done += 1
-                yield self._viewed(samples, index, view)
+                yield index
 
     def _viewed(self, samples: Samples, index: Tensor, view: View) -> Batch:
         if view == "none":

@@ -46,20 +46,22 @@ def test_the_state_at_the_last_checkpoint_is_always_there(
     with tempfile.TemporaryDirectory() as folder:
         store, kept = StateStore(Path(folder), every), dict[int, int]()
         kills = data.draw(st.sets(st.integers(1, len(takes_part)), max_size=4))
-        round_, checkpoint = 1, 0
+        round_, checkpoint, before_it = 1, 0, 0
         while round_ <= len(takes_part):
             if takes_part[round_ - 1]:
                 before = max((r for r in kept if r < round_), default=None)
                 assert _value(store, round_) == before
                 _write(store, round_)
                 kept[round_] = round_
-                assert len(_versions(Path(folder))) <= every + 1
-            if round_ in kills:  # killed in this round: back behind the last checkpoint
+                assert len(_versions(Path(folder))) <= 2 * every + 1
+            if round_ in kills:  # killed in this round: back behind the last checkpoint that is on disk
                 kills.discard(round_)
+                checkpoint = data.draw(st.sampled_from([checkpoint, before_it]))
+                before_it = checkpoint
                 kept = {r: r for r in kept if r <= checkpoint}
                 round_ = checkpoint
             elif round_ % every == 0:
-                checkpoint = round_
+                before_it, checkpoint = checkpoint, round_
             round_ += 1
         assert {name: int(arrays["x"]) for name, arrays in store.after(len(takes_part))} == (
             {"client-1": max(kept)} if kept else {}

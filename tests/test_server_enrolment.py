@@ -7,8 +7,8 @@ import pytest
 
 from fedbox.server.certificates import make_certificates, revoke
 from fedbox.server.enrolment import Enrolment, EnrolmentError, read_entries
-from fedbox.server.validate import check_update
 from fedbox.strategies.contract import RefusedUpdateError, Update
+from fedbox.strategies.validate import check_update
 
 PRINT = "ab" * 32
 

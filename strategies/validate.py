@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..strategies.contract import RefusedUpdateError, Update
+from .contract import RefusedUpdateError, Update
 
 
 def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change: float | None = None) -> None:

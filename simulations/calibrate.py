@@ -1,0 +1,205 @@
+"""Loop or stack: whether clients train one after the other or in one pass, found out where it runs.
+
+`engine.stack: auto` must not change a result, and it must not be slower. So a short trial on made-up images lets a few
+clients train both ways, with every size that a batch can have; only where all bits agree and the stack takes less
+time is it taken. The choice is remembered in a file in the user's cache folder.
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..configs import Config
+from ..models import FlatModel
+from ..models.stacked import StackError
+from ..strategies.contract import ClientHalf, Update
+from ..strategies.federation import Federation
+from ..strategies.samples import Samples
+from ..strategies.seeds import derive
+from ..strategies.site import Holdings, Site
+from ..strategies.stack import StackTrainer, refuse_training
+
+_LARGEST = 64  # of larger batches, not every size is tried; their arithmetic outweighs the calls anyway
+_CLIENTS = 8
+_GAIN = 0.9  # of the loop's time: what the stack may take
+_TURNS = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether clients are stacked, and why, in words for the console. `size`: so many to a group, 0: as it fits."""
+
+    stacked: bool
+    why: str
+    size: int = 0
+
+
+def choose(federation: Federation, half: ClientHalf[Any]) -> Choice:
+    """Decide for a run, by its configuration and, for `auto`, by a trial. Raises ModelError for an unknown model."""
+    config = federation.config
+    wish = config.engine.stack
+    if wish == "off":
+        return Choice(False, "clients one by one (engine.stack=off)")
+    device = torch.device(config.engine.device)
+    flat = federation.model(device)
+    try:
+        refuse_training(config, half, flat)
+        if federation.boxed:
+            raise StackError("the data are not images with one class each")
+    except StackError as error:
+        return Choice(False, f"clients one by one: they cannot be stacked ({error})")
+    if wish != "auto":
+        return Choice(True, f"clients in stacks of {wish} (engine.stack={wish})", wish)
+    file, key = _cache(), _key(federation, half)
+    found = _recall(file, key)
+    if found is None:
+        found = Trial(federation, half, flat).choice()
+        _remember(file, key, found)
+    return found
+
+
+class Trial:
+    """A few clients with made-up images, trained both ways from the model's initial weights."""
+
+    def __init__(self, federation: Federation, half: ClientHalf[Any], flat: FlatModel) -> None:
+        self.federation, self.half, self.flat = federation, half, flat
+        self.config: Config = federation.config
+        self.initial = flat.flat.clone()
+        plain = half.plain()
+        assert plain is not None
+        self.trainer = StackTrainer(flat, plain)
+
+    def choice(self) -> Choice:
+        """Give the faster way of the two that give the same bits."""
+        size = self.config.train.batch_size
+        if size > _LARGEST:
+            return Choice(False, f"clients one by one: batches of {size} gain nothing in a stack")
+        if not self._agree([size, size]):
+            return Choice(False, "clients one by one: stacked, they would differ in the last bits")
+        looped, stacked = self._seconds([2 * size] * _CLIENTS)
+        told = f"{stacked / looped:.2f} times the time"
+        if stacked > _GAIN * looped:
+            return Choice(False, f"clients one by one: a stack would take {told}")
+        if not self._agree([rest for rest in range(1, size) for _ in range(2)]):
+            return Choice(False, "clients one by one: stacked, the last batches would differ in the last bits")
+        return Choice(True, f"clients in stacks, which take {told} of one by one and give the same bits")
+
+    def _agree(self, sizes: Sequence[int]) -> bool:
+        if not sizes:
+            return True
+        looped = [_copied(update) for update in self._looped(sizes)]
+        return all(_same(*pair) for pair in zip(looped, self._stacked(sizes), strict=True))
+
+    def _seconds(self, sizes: Sequence[int]) -> tuple[float, float]:
+        """Give the least seconds of both ways, in turns; of this process alone where it is the processor's."""
+        best = [math.inf, math.inf]
+        for _ in range(_TURNS):
+            for number, train in enumerate((self._looped, self._stacked)):
+                sites = self._sites(sizes)
+                start = self._clock()
+                train(sizes, sites)
+                best[number] = min(best[number], self._clock() - start)
+        return best[0], best[1]
+
+    def _clock(self) -> float:
+        if self.flat.flat.device.type == "cpu":
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _looped(self, sizes: Sequence[int], sites: Sequence[Site] = ()) -> list[Update]:
+        found = []
+        for site in sites or self._sites(sizes):
+            self.flat.flat.copy_(self.initial)
+            found.append(_copied(self.half.train(site)))
+        return found
+
+    def _stacked(self, sizes: Sequence[int], sites: Sequence[Site] = ()) -> list[Update]:
+        sites = sites or self._sites(sizes)
+        self.flat.flat.copy_(self.initial)
+        return self.trainer.train(sites, [site.labelled for site in sites])
+
+    def _sites(self, sizes: Sequence[int]) -> list[Site]:
+        return [self._site(number, size) for number, size in enumerate(sizes)]
+
+    def _site(self, number: int, size: int) -> Site:
+        data = self.federation.dataset
+        rng = np.random.default_rng(derive(0, "trial", number))
+        images = rng.integers(0, 256, (size, *data.shape), dtype=np.uint8)
+        labels = rng.integers(0, len(data.classes), size)
+        samples = Samples(images, labels, mean=data.mean, std=data.std, device=self.flat.flat.device)
+        samples.x(slice(0, 0))  # turned into floats now, not on anybody's time
+        held = Holdings(lambda: samples, lambda: samples, lambda: samples)
+        train = self.config.train.model_copy(update={"epochs": 1, "steps": None})
+        return Site(
+            f"client-{number}", self.flat, train, held, len(data.classes), 0, self.config.model.buffers, round=1
+        )
+
+
+def _copied(update: Update) -> Update:
+    return Update({name: np.array(value) for name, value in update.weights.items()}, update.examples, update.metrics)
+
+
+def _same(one: Update, other: Update) -> bool:
+    facts = (one.examples, dict(one.metrics)) == (other.examples, dict(other.metrics))
+    return facts and all(np.array_equal(value, other.weights[name]) for name, value in one.weights.items())
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "fedbox" / "stack.json"
+
+
+def _key(federation: Federation, half: ClientHalf[Any]) -> str:
+    config, data = federation.config, federation.dataset
+    facts = {
+        "model": federation.spec().model_dump(mode="json"),
+        "shape": list(data.shape),
+        "classes": len(data.classes),
+        "train": config.train.model_dump(mode="json", exclude={"epochs", "steps", "lr", "lr_decay"}),
+        "plain": repr(half.plain()),
+        "device": config.engine.device,
+        "versions": [version("fedbox"), torch.__version__, np.__version__, platform.python_version()],
+        "machine": [platform.node(), platform.machine(), platform.processor(), _processor()],
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _processor() -> str:
+    name = torch.backends.cpu.get_cpu_capability()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name += next((line for line in lines if line.startswith("model name")), "")
+    return name
+
+
+def _recall(file: Path, key: str) -> Choice | None:
+    try:
+        return Choice(**json.loads(file.read_text(encoding="utf-8"))[key])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # nothing there, or nothing that can be read: it is found out once more
+
+
+def _remember(file: Path, key: str, choice: Choice) -> None:
+    """Add a choice to the file; a folder that cannot be written costs the next run a trial."""
+    try:
+        known = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        known = {}
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f"{file.name}.{os.getpid()}")
+        draft.write_text(json.dumps({**known, key: asdict(choice)}, indent=1), encoding="utf-8")
+        draft.replace(file)
