@@ -9,8 +9,8 @@ from typing import Protocol
 
 from ..configs.tls import Identity
 from ..strategies import wire_pb2 as wire
-from ..strategies.base import Message, arrays_size
-from ..strategies.frames import NEWEST, OLDEST, RELEASE, Intake, Outbox
+from ..strategies.base import Message
+from ..strategies.frames import NEWEST, OLDEST, RELEASE, Intake, Outbox, arrays_size
 from .grpc_line import RefusedError, attend
 
 log = logging.getLogger("fedbox.client")

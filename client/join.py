@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from ..configs import Config
 from ..configs.tls import Identity
 from ..data.arrays import DataError
-from ..strategies.base import Message, arrays_size, identity, run_config
+from ..strategies.base import Message, identity, run_config
 from ..strategies.federation import Federation
+from ..strategies.frames import arrays_size
 from ..strategies.grids import FIRST_NODE, RUN_ID
 from .app import app
 from .attendant import Attendant

@@ -155,7 +155,8 @@ class Stack:
         refuse(like.module)
         self.size = models
         self.bank = Bank(like, models)
-        self._anchor = torch.zeros((), requires_grad=True)  # gives layers whose input is data a backward pass
+        # Layers whose input is data have a backward pass only with something that wants a gradient.
+        self._anchor = torch.zeros((), dtype=like.flat.dtype, requires_grad=True)
         self._channels_last = any(
             isinstance(layer, nn.Conv2d) and layer.weight.is_contiguous(memory_format=torch.channels_last)
             for layer in like.module.modules()

@@ -58,6 +58,8 @@ def choose(federation: Federation, half: ClientHalf[Any]) -> Choice:
         refuse_training(config, half, flat)
         if federation.boxed:
             raise StackError("the data are not images with one class each")
+        if flat.flat.dtype != torch.float32:
+            raise StackError(f"the weights are {flat.flat.dtype}")
     except StackError as error:
         return Choice(False, f"clients one by one: they cannot be stacked ({error})")
     if wish != "auto":

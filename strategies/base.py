@@ -251,12 +251,6 @@ def remade(metadata: Metadata, body: RecordDict | Error) -> Message:
     return Message(content=body, metadata=metadata)  # type: ignore[call-overload, no-any-return]
 
 
-def arrays_size(message: Message) -> int:
-    """Give the bytes of a message's arrays; 0 for an error."""
-    records = message.content.array_records.values() if message.has_content() else ()
-    return sum(len(array.data) for record in records for array in record.values())
-
-
 def with_id(message: Message, message_id: str) -> Message:
     """Give the message its id, which Flower leaves to the link that carries it."""
     message.metadata.__dict__["_message_id"] = message_id

@@ -76,6 +76,8 @@ def test_commands_on_the_pages_are_right(example_files: Path, page: Path, words:
         source, changes = given["config"], list(given["overrides"] or [])
         if source is not None and "=" in source:
             source, changes = None, [source, *changes]
+        if source is not None and source.endswith(".zip"):
+            return  # a bundle, which an earlier command of its page writes
         short = {"engine": "engine.kind", "workers": "engine.workers"}
         changes += [f"{key}={given[option]}" for option, key in short.items() if given.get(option) is not None]
         config = check(source or "quickstart", changes)
