@@ -26,6 +26,11 @@ class Cutter:
         self._pace: float | None = None
         self._asked: dict[str, int] = {}
 
+    @property
+    def fixed(self) -> bool:
+        """Whether groups must follow the cohort's order: stacks of a size that is asked for."""
+        return isinstance(self._federation.config.engine.stack, int)
+
     def cut(self, cohort: Sequence[str], workers: int) -> Cut:
         """Give the groups of a cohort, in its order."""
         if self._choice is None:

@@ -111,7 +111,9 @@ class InProcessGrid(StreamGrid):
     def cut(self, cohort: Sequence[str]) -> Cut | None:
         """Give the groups in which a cohort trains here; None where each client is to be asked by itself."""
         workers = 1 if self.pool is None else self.pool.workers
-        return None if self._cutter is None else self._cutter.cut(cohort, workers)
+        if self._cutter is None:
+            return None
+        return self._cutter.cut(cohort if self._cutter.fixed else self.ordered("train", cohort), workers)
 
     def _client(self, message: Message) -> str:
         number = message.metadata.dst_node_id - FIRST_NODE
