@@ -48,7 +48,9 @@ def test_a_run_on_two_workers_begins_with_the_largest_clients(tmp_path: Path, po
     visits = json.loads((result.folder / "timings.jsonl").read_text().splitlines()[0])["visits"]
     began = [name for name, *_ in sorted(visits, key=lambda visit: visit[3])]
     sizes = {name: row["examples"] for name, row in result.rounds[0]["clients"].items()}
-    assert sizes[began[0]] == max(sizes.values()) > min(sizes.values()) == sizes[began[-1]]
+    # The first two begin at once, on a worker each.
+    assert max(sizes.values()) in {sizes[name] for name in began[:2]}
+    assert min(sizes.values()) == sizes[began[-1]] < max(sizes.values())
 
 
 def test_a_client_without_memory_is_tried_beside_half_of_the_workers(
