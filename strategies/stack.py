@@ -165,8 +165,8 @@ def _means(losses: Tensor) -> Tensor:
             levels[level + 1] = levels[level + 1] + levels[level]
             levels[level] = torch.zeros_like(column)
     total = levels[0]
-    for level in levels[1:]:
-        total = total + level
+    for part in levels[1:]:
+        total = total + part
     return total / size
 
 
