@@ -51,6 +51,7 @@ class Fedbox:
             use(Workspace(federation, folder), config_json, str(folder))
             stack.callback(forget)
         self.coordinator = Coordinator(federation, find(federation.config.strategy), grid, folder)
+        stack.callback(self.coordinator.writer.wait)  # what is still being written lies in the folder
         if not refine:
             self.coordinator.half.refine = lambda _site: {}  # type: ignore[method-assign]
 

@@ -20,6 +20,7 @@ from .classifiers import Classifier, ResidualBlock
 from .flat import FlatModel
 
 _CONTAINERS = (nn.Sequential, Classifier, ResidualBlock)
+_TINY = 400  # multiplications of one product
 _AS_THEY_ARE = (nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.Identity)
 
 
@@ -62,6 +63,19 @@ class Bank:
         return self._grads[name][self.models]
 
 
+def _tiny(left: Tensor, right: Tensor) -> bool:
+    """Say whether torch's batched product would leave the library that computes a single one, and round otherwise."""
+    return left.shape[1] * left.shape[2] * right.shape[2] < _TINY
+
+
+def _products(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Give the matrix products [m, a, c] of [m, a, b] and [m, b, c], each rounded as it would be alone."""
+    if not _tiny(left, right):
+        return torch.bmm(left, right) if out is None else torch.bmm(left, right, out=out)
+    each = torch.stack([torch.mm(one, other) for one, other in zip(left, right, strict=True)])
+    return each if out is None else out.copy_(each)
+
+
 class _Linear(torch.autograd.Function):
     """x [m, b, i] -> [m, b, o]."""
 
@@ -70,17 +84,21 @@ class _Linear(torch.autograd.Function):
         ctx.bank, ctx.name, ctx.bias = bank, name, layer.bias is not None
         weight = bank.weight(f"{name}weight")
         ctx.save_for_backward(x, weight)
-        if ctx.bias:
-            return torch.baddbmm(bank.weight(f"{name}bias").unsqueeze(1), x, weight.transpose(1, 2))
-        return torch.bmm(x, weight.transpose(1, 2))
+        if not ctx.bias:
+            return _products(x, weight.transpose(1, 2))
+        biases = bank.weight(f"{name}bias")
+        if _tiny(x, weight.transpose(1, 2)):
+            each = zip(biases, x, weight, strict=True)
+            return torch.stack([torch.addmm(bias, one, matrix.t()) for bias, one, matrix in each])
+        return torch.baddbmm(biases.unsqueeze(1), x, weight.transpose(1, 2))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (x, weight), bank = grads, ctx.saved_tensors, ctx.bank
-        torch.bmm(grad.transpose(1, 2), x, out=bank.room(f"{ctx.name}weight"))
+        _products(grad.transpose(1, 2), x, bank.room(f"{ctx.name}weight"))
         if ctx.bias:
             torch.sum(grad, 1, out=bank.room(f"{ctx.name}bias"))
-        return (torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None, None, None, None, None)
+        return (_products(grad, weight) if ctx.needs_input_grad[0] else None, None, None, None, None)
 
 
 class _Conv(torch.autograd.Function):

@@ -114,7 +114,8 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
         raise CheckpointError(
             f"the checkpoint file {file} is damaged ({error}); remove {folder} to start the run anew"
         ) from error
-    differing = differences(before, config.model_dump(mode="json"))
+    now = config.model_dump(mode="json")
+    differing = differences(before, now) + _stacks(before, now)
     if differing:
         lines = "\n".join(f"  {line}" for line in differing)
         raise CheckpointError(
@@ -129,6 +130,14 @@ def _read_arrays(file: Path, checksum: str) -> dict[str, NDArray[Any]]:
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ValueError("it is not what was written")
     return dict(load(data))
+
+
+def _stacks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name a stack of another size: the engine may change, but stacks that a configuration asks for round otherwise."""
+    old, new = (config.get("engine", {}).get("stack") for config in (before, now))
+    if old == new or not (isinstance(old, int) or isinstance(new, int)):
+        return []
+    return [f"engine.stack: the checkpoint has {old!r}, this run has {new!r}"]
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -35,6 +35,8 @@ _LARGEST = 64  # of larger batches, not every size is tried; their arithmetic ou
 _CLIENTS = 8
 _GAIN = 0.9  # of the loop's time: what the stack may take
 _TURNS = 3
+_GROUPS = (3, 5, 8, 16, 32)  # how many go together where the bits are compared, besides two
+_COUNTED = 256  # clients whose samples are counted
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,25 @@ def choose(federation: Federation, half: ClientHalf[Any]) -> Choice:
         return Choice(False, f"clients one by one: they cannot be stacked ({error})")
     if wish != "auto":
         return Choice(True, f"clients in stacks of {wish} (engine.stack={wish})", wish)
-    file, key = _cache(), _key(federation, half)
+    rests = _rests(federation)
+    file, key = _cache(), _key(federation, half, rests)
     found = _recall(file, key)
     if found is None:
-        found = Trial(federation, half, flat).choice()
+        found = Trial(federation, half, flat, rests).choice()
         _remember(file, key, found)
     return found
 
 
 class Trial:
-    """A few clients with made-up images, trained both ways from the model's initial weights."""
+    """A few clients with made-up images, trained both ways from the model's initial weights.
 
-    def __init__(self, federation: Federation, half: ClientHalf[Any], flat: FlatModel) -> None:
+    `rests` are the sizes that a last batch of an epoch can have.
+    """
+
+    def __init__(
+        self, federation: Federation, half: ClientHalf[Any], flat: FlatModel, rests: Sequence[int] = ()
+    ) -> None:
+        self.rests = rests
         self.federation, self.half, self.flat = federation, half, flat
         self.config: Config = federation.config
         self.initial = flat.flat.clone()
@@ -94,7 +103,9 @@ class Trial:
         told = f"{stacked / looped:.2f} times the time"
         if stacked > _GAIN * looped:
             return Choice(False, f"clients one by one: a stack would take {told}")
-        if not self._agree([rest for rest in range(1, size) for _ in range(2)]):
+        if not all(self._agree([size] * count) for count in _GROUPS):
+            return Choice(False, "clients one by one: stacked, they would differ in the last bits")
+        if not self._agree([rest for rest in self.rests for _ in range(2)]):
             return Choice(False, "clients one by one: stacked, the last batches would differ in the last bits")
         return Choice(True, f"clients in stacks, which take {told} of one by one and give the same bits")
 
@@ -159,18 +170,28 @@ def _same(one: Update, other: Update) -> bool:
     return facts and all(np.array_equal(value, other.weights[name]) for name, value in one.weights.items())
 
 
+def _rests(federation: Federation) -> list[int]:
+    """Give the sizes that last batches have: those of the clients, or any where there are many clients."""
+    size = federation.config.train.batch_size
+    if len(federation) > _COUNTED:
+        return list(range(1, size))
+    names = map(federation.name, range(len(federation)))
+    return sorted({len(federation.roles(name).labelled) % size for name in names} - {0})
+
+
 def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "fedbox" / "stack.json"
 
 
-def _key(federation: Federation, half: ClientHalf[Any]) -> str:
+def _key(federation: Federation, half: ClientHalf[Any], rests: Sequence[int]) -> str:
     config, data = federation.config, federation.dataset
     facts = {
         "model": federation.spec().model_dump(mode="json"),
         "shape": list(data.shape),
         "classes": len(data.classes),
         "train": config.train.model_dump(mode="json", exclude={"epochs", "steps", "lr", "lr_decay"}),
+        "rests": list(rests),
         "plain": repr(half.plain()),
         "device": config.engine.device,
         "versions": [version("fedbox"), torch.__version__, np.__version__, platform.python_version()],
