@@ -86,6 +86,9 @@ def test_a_node_that_dies_in_mid_round(tmp_path: Path, cluster: Any, here: Any) 
     assert not file.exists()
     assert raylet.wait(10) != 0
     assert there.summary["workers"] == 2
+    assert [
+        row for line in lines(there.folder) for row in line["failures"]
+    ] == []  # a client lost twice is another model
     assert there.summary["model_sha256"] == here.summary["model_sha256"]
     assert lines(there.folder) == lines(here.folder)
 
