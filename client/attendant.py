@@ -9,8 +9,8 @@ from typing import Protocol
 
 from ..configs.tls import Identity
 from ..strategies import wire_pb2 as wire
-from ..strategies.base import Message
-from ..strategies.frames import NEWEST, OLDEST, RELEASE, Intake, Outbox, arrays_size
+from ..strategies.base import Message, arrays_size
+from ..strategies.frames import NEWEST, OLDEST, RELEASE, Intake, Outbox
 from .grpc_line import RefusedError, attend
 
 log = logging.getLogger("fedbox.client")
@@ -120,7 +120,8 @@ class Attendant:
 
     def _offer(self, task: str, reply: Message) -> None:
         if self._outbox is not None:
-            self._outbox.put(wire.ClientFrame(offer=wire.Offer(task=task, size=arrays_size(reply))))
+            size = arrays_size(reply.content) if reply.has_content() else 0
+            self._outbox.put(wire.ClientFrame(offer=wire.Offer(task=task, size=size)))
 
     def line_ended(self) -> None:
         """Hear that there is no line any more."""

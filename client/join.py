@@ -1,7 +1,6 @@
 """`fedbox join`: one client of a served run, on the data that it has here."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -15,7 +14,6 @@ from ..configs.tls import Identity
 from ..data.arrays import DataError
 from ..strategies.base import Message, identity, run_config
 from ..strategies.federation import Federation
-from ..strategies.frames import arrays_size
 from ..strategies.grids import FIRST_NODE, RUN_ID
 from .app import app
 from .attendant import Attendant
@@ -24,7 +22,6 @@ from .grpc_line import RefusedError
 from .workspace import Workspace, use, workspace_for
 
 log = logging.getLogger("fedbox.client")
-_LARGE = 2**26
 
 
 class SiteWork:
@@ -66,12 +63,7 @@ class SiteWork:
         """Run the ClientApp on a message."""
         round_ = message.metadata.group_id
         log.info("%s: %s, round %s", self._name, message.metadata.message_type, round_, extra={"client": self._name})
-        reply = drive(app, message, context_for(FIRST_NODE + self._number, self._name, self._run_config))
-        # What was received hangs in a cycle with the site that trained on it. Arrays are few, so Python would look for
-        # such cycles after many rounds only, and large ones would pile up until then.
-        if arrays_size(message) > _LARGE:
-            gc.collect()
-        return reply
+        return drive(app, message, context_for(FIRST_NODE + self._number, self._name, self._run_config))
 
     def _own(self, config: str) -> Config:
         """Give the server's configuration with what is this machine's own."""

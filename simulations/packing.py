@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..strategies.base import Array, ArrayRecord, Error, Message, Metadata, RecordDict, remade
+from ..strategies.base import Array, ArrayRecord, Error, Message, Metadata, RecordDict, arrays_size, remade
 from .shared import Block
 
 Layout = list[tuple[str, str, tuple[int, ...], int]]
@@ -70,7 +70,7 @@ def pack(message: Message, block: Block) -> Packed:
     if message.has_error():
         return Packed(message.metadata, {}, (message.error.code, message.error.reason or ""), 0)
     content = message.content
-    size = sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    size = arrays_size(content)
     room, offset = block.room(max(size, 1)), 0
     records: dict[str, Any] = {}
     for key, record in content.items():

@@ -7,11 +7,10 @@ Flower's own strategies can read it too. Arrays travel in NumPy's .npy format, a
 Other modules take Flower's types from here: only this file, the two apps and the Grids import flwr.
 """
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from flwr.app import (
@@ -33,6 +32,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from numpy.typing import NDArray
 
 from .contract import Ask, Update
+from .npy import header_of, read_header
 
 __all__ = [
     "Array",
@@ -47,7 +47,9 @@ __all__ = [
     "RecordDict",
     "Run",
     "WireError",
+    "arrays_size",
     "content_size",
+    "decoded",
     "from_array",
     "from_record",
     "identity",
@@ -55,6 +57,7 @@ __all__ = [
     "read_run_config",
     "read_task",
     "read_update",
+    "records_of",
     "remade",
     "run_config",
     "serialised_size",
@@ -72,37 +75,18 @@ RAISED, TIMED_OUT, LOST, OUT_OF_MEMORY = 2, 100, 101, 102
 ERROR_KINDS = {RAISED: "raised", TIMED_OUT: "timeout", LOST: "lost", OUT_OF_MEMORY: "raised"}
 EXAMPLES = "num-examples"
 _CONFIG_KEY = "fedbox"
+R = TypeVar("R")
 
 
 class WireError(ValueError):
     """A message does not have the form that both sides agreed on."""
 
 
-@lru_cache(maxsize=4096)
-def _header(dtype: str, shape: tuple[int, ...]) -> tuple[str, bytes]:
-    """Give the type's name and the .npy header: both take longer to make than a small array takes to copy."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer,
-        {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape},
-    )
-    return str(np.dtype(dtype)), buffer.getvalue()
-
-
-@lru_cache(maxsize=4096)
-def _parse_header(head: bytes) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
-    buffer = io.BytesIO(head)
-    version = np.lib.format.read_magic(buffer)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(buffer)
-    return shape, dtype, fortran
-
-
 def to_array(value: NDArray[Any]) -> Array:
     """Give Flower's Array of a numeric NumPy array: the bytes that `numpy.save` would write."""
     if value.dtype.kind not in "fiub":
         raise WireError(f"arrays of type {value.dtype} do not travel; use numbers or booleans")
-    name, header = _header(value.dtype.str, value.shape)
+    name, header = header_of(value.dtype.str, value.shape)
     # Joined in one go: the bytes are copied once.
     return Array(name, value.shape, "numpy.ndarray", b"".join((header, np.ascontiguousarray(value).data)))
 
@@ -114,7 +98,7 @@ def from_array(array: Array) -> NDArray[Any]:
         # The header's length stands behind the magic text: 2 bytes in version 1, 4 bytes in versions 2 and 3.
         size, start = (2, 10) if data[6] == 1 else (4, 12)
         end = start + int.from_bytes(data[8 : 8 + size], "little")
-        shape, dtype, fortran = _parse_header(bytes(data[:end]))
+        shape, dtype, fortran = read_header(bytes(data[:end]))
         if dtype.kind not in "fiub":
             raise WireError(f"arrays of type {dtype} do not travel")
         flat = np.frombuffer(data, dtype, offset=end)
@@ -139,8 +123,27 @@ def from_record(record: ArrayRecord) -> dict[str, NDArray[Any]]:
     """Give named read-only arrays. The last record is remembered: a broadcast is decoded once for all its clients."""
     global _last  # noqa: PLW0603
     if _last is None or _last[0] is not record:
-        _last = (record, {name: from_array(array) for name, array in record.items()})
+        _last = (record, decoded(record))
     return _last[1]
+
+
+def decoded(record: ArrayRecord) -> dict[str, NDArray[Any]]:
+    """Give named read-only arrays. Raises WireError."""
+    return {name: from_array(array) for name, array in record.items()}
+
+
+def records_of(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Give the records of a kind by name.
+
+    Flower's `content.array_records` and the like form a cycle with the content: all its arrays would stay until
+    Python's collector comes by.
+    """
+    return {key: record for key, record in content.items() if isinstance(record, kind)}
+
+
+def arrays_size(content: RecordDict) -> int:
+    """Give the bytes of a content's arrays."""
+    return sum(len(array.data) for record in records_of(content, ArrayRecord).values() for array in record.values())
 
 
 def task_content(ask: Ask, round_: int, shared: ArrayRecord, own: Mapping[str, NDArray[Any]]) -> RecordDict:
@@ -155,10 +158,8 @@ def task_content(ask: Ask, round_: int, shared: ArrayRecord, own: Mapping[str, N
 def read_task(content: RecordDict) -> tuple[int, str, dict[str, Any], dict[str, NDArray[Any]]]:
     """Give (round, phase, values, received arrays) of a train or evaluate message."""
     try:
-        task = content.config_records["task"]
-        received = dict(from_record(content.array_records["arrays"]))
-        if "own" in content.array_records:
-            received |= {name: from_array(array) for name, array in content.array_records["own"].items()}
+        task, arrays = records_of(content, ConfigRecord)["task"], records_of(content, ArrayRecord)
+        received = from_record(arrays["arrays"]) | decoded(arrays.get("own", ArrayRecord()))
         values = {key[6:]: value for key, value in task.items() if key.startswith("value.")}
         return int(task["round"]), str(task["phase"]), values, received  # type: ignore[arg-type]
     except (KeyError, TypeError) as error:
@@ -182,10 +183,8 @@ def update_content(update: Update) -> RecordDict:
 def read_update(content: RecordDict) -> Update:
     """Give the update that a reply carries. Raises WireError when it is malformed."""
     try:
-        metrics = dict(content.metric_records["metrics"])
-        weights = {name: from_array(array) for name, array in content.array_records["arrays"].items()}
-        extra_record = content.array_records.get("extra", ArrayRecord())
-        extra = {name: from_array(array) for name, array in extra_record.items()}
+        metrics, arrays = dict(records_of(content, MetricRecord)["metrics"]), records_of(content, ArrayRecord)
+        weights, extra = decoded(arrays["arrays"]), decoded(arrays.get("extra", ArrayRecord()))
         examples = int(metrics.pop(EXAMPLES))  # type: ignore[arg-type]
     except (KeyError, TypeError) as error:
         raise WireError(f"the reply lacks {error}") from error
@@ -276,11 +275,11 @@ def unpack_message(head: bytes, bodies: Sequence[bytes | bytearray]) -> Message:
     """Make a message of what `pack_message` gave, or of what claims to be that, without a copy. Raises WireError."""
     try:
         message = message_from_proto(ProtoMessage.FromString(head))
-        records = list(message.content.array_records.items()) if message.has_content() else []
-        if sum(len(record) for _, record in records) != len(bodies):
+        records = records_of(message.content, ArrayRecord) if message.has_content() else {}
+        if sum(len(record) for record in records.values()) != len(bodies):
             raise WireError(f"the message names other arrays than the {len(bodies)} that came")
         rest = iter(bodies)
-        for key, record in records:
+        for key, record in records.items():
             message.content[key] = _with_bodies(record, rest)
     except WireError:
         raise

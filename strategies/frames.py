@@ -27,12 +27,6 @@ MOST_ARRAYS = 100_000
 F = TypeVar("F")
 
 
-def arrays_size(message: Message) -> int:
-    """Give the bytes of a message's arrays; 0 for an error."""
-    records = message.content.array_records.values() if message.has_content() else ()
-    return sum(len(array.data) for record in records for array in record.values())
-
-
 def cut(bodies: Iterable[bytes], size: int = CHUNK, compress: bool = False) -> Iterator[wire.Chunk]:
     """Give the bodies, one behind the other, in chunks of `size` bytes; the last one may be smaller."""
     pieces: list[memoryview] = []

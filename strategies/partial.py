@@ -16,7 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .base import ConfigRecord, RecordDict, WireError, content_size, from_array, read_update, to_record, update_content
+from .base import (
+    ArrayRecord,
+    ConfigRecord,
+    RecordDict,
+    WireError,
+    content_size,
+    decoded,
+    read_update,
+    records_of,
+    to_record,
+    update_content,
+)
 from .contract import RefusedUpdateError, Update
 from .exact import ExactSum, SumRangeError
 from .validate import check_update
@@ -79,8 +90,8 @@ class Partial:
 
 def read_partial(content: RecordDict) -> tuple[list[Row], ExactSum]:
     """Give the rows and the sum of a group's reply."""
-    facts = json.loads(str(content.config_records["group"]["facts"]))
-    halves: dict[str, Any] = {name: from_array(array) for name, array in content.array_records["arrays"].items()}
+    facts = json.loads(str(records_of(content, ConfigRecord)["group"]["facts"]))
+    halves: dict[str, Any] = decoded(records_of(content, ArrayRecord)["arrays"])
     return [Row(**row) for row in facts["rows"]], ExactSum.restored(facts["sum"], halves)
 
 
@@ -105,7 +116,7 @@ def group_content(task: RecordDict, group: Group) -> RecordDict:
 
 def read_group(content: RecordDict) -> Group:
     """Give what a group's message says of the group."""
-    told: Any = content.config_records["group"]
+    told: Any = records_of(content, ConfigRecord)["group"]
     return Group(list(told["clients"]), list(told["expects"]), bool(told["stacked"]))
 
 
