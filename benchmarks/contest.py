@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -60,6 +61,23 @@ class Fedbox:
         self.coordinator.half.weights = dict(weights)
         self.coordinator._run_round(number)
         return self.coordinator.half.weights
+
+
+def take_turn(
+    field: Mapping[str, Contestant], number: int, weights: Weights
+) -> tuple[dict[str, Weights], dict[str, float]]:
+    """Let everyone run round `number` from the same weights; give the new weights and the seconds of each.
+
+    Who begins changes from turn to turn: everyone gets every place.
+    """
+    results: dict[str, Weights] = {}
+    took: dict[str, float] = {}
+    first, names = number % len(field), list(field)
+    for name in [*names[first:], *names[:first]]:
+        start = time.perf_counter()
+        results[name] = field[name].round(number, weights)
+        took[name] = time.perf_counter() - start
+    return results, took
 
 
 def difference(left: Weights, right: Weights) -> float:

@@ -12,14 +12,13 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from contest import NEVER, Contestant, Fedbox, Weights, difference, machine
+from contest import NEVER, Contestant, Fedbox, Weights, difference, machine, take_turn
 
 from fedbox.configs import Config
 from fedbox.data.box_views import BoxViews, Targets
@@ -134,7 +133,6 @@ def work(kind: str) -> Config:
 
 def race(kind: str, repeats: int, workers: int, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Let the contestants take turns; give seconds by contestant and the largest difference of their models."""
-    seconds: dict[str, list[float]] = {}
     apart = 0.0
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(identity(RUN_ID))
@@ -144,15 +142,13 @@ def race(kind: str, repeats: int, workers: int, tell: Callable[[str], None] = la
             field[f"workers_{count}"] = Fedbox(federation, Path(folder) / str(count), count, stack, refine=False)
         flat = federation.model(torch.device("cpu"))
         weights: Weights = flat.state(flat.module.state_dict())
+        seconds = {name: list[float]() for name in field}
         for number in range(1, WARM_UP + repeats + 1):
             tell(f"turn {number} of {WARM_UP + repeats}")
-            results: dict[str, Weights] = {}
-            first = number % len(field)  # everyone gets every place in the turn
-            for name in [*list(field)[first:], *list(field)[:first]]:
-                start = time.perf_counter()
-                results[name] = field[name].round(number, weights)
-                if number > WARM_UP:
-                    seconds.setdefault(name, []).append(time.perf_counter() - start)
+            results, took = take_turn(field, number, weights)
+            if number > WARM_UP:
+                for name, each in took.items():
+                    seconds[name].append(each)
             apart = max(apart, *(difference(results["loop"], each) for each in results.values()))
             weights = results["loop"]
     if not apart <= TOLERANCE:
@@ -160,7 +156,7 @@ def race(kind: str, repeats: int, workers: int, tell: Callable[[str], None] = la
     images = CLIENTS * IMAGES
     rates = {name: images / statistics.median(seconds[name]) for name in field}
     return {
-        "seconds": {name: seconds[name] for name in field},
+        "seconds": seconds,
         "images_per_second": rates,
         "ratios": {name: rates["loop"] / rate for name, rate in rates.items() if name != "loop"},
         "largest_difference": apart,

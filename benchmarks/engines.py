@@ -22,7 +22,7 @@ import peers
 import pfl_peer
 import torch
 from contest import machine
-from race import LOOP, ONE, PFL, STACKED, TWO, WARM_UP, WORKS, race
+from race import LOOP, ONE, PFL, TWO, WARM_UP, WORKS, race
 
 PARTS = (*WORKS, "flower", "memory", "detection")
 FLOWER_QUICK = ("cnn",)
@@ -43,7 +43,7 @@ def tell(part: str) -> Callable[[str], None]:
 
 def measure(parts: list[str], quick: bool, turns: int) -> dict[str, Any]:
     """Measure the parts; give what stands in the JSON."""
-    found: dict[str, Any] = {"machine": machine(), "stack": bool(STACKED), "ratios": {}, "one_worker": {}, "races": {}}
+    found: dict[str, Any] = {"machine": machine(), "ratios": {}, "one_worker": {}, "races": {}}
     works = [name for name in WORKS if name in parts]
     missing = pfl_peer.provide() if works else "no race was run"
     found["pfl"] = {"skipped": missing} if missing else {"version": pfl_peer.VERSION, "one_worker": {}, "loop": {}}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from contest import NEVER, Fedbox
-from race import LR, STACKED
+from race import LR
 
 from fedbox.configs import load_config
 from fedbox.server.memory import peak_rss_mb
@@ -46,7 +46,6 @@ def memory_of(population: int, cohort: int, rounds: int) -> dict[str, float]:
             "train": {"steps": 2, "batch_size": 2, "lr": LR},
             "clients": {"per_round": cohort},
             "evaluate": {"every": NEVER},
-            "engine": {**STACKED},
         }
     )
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:

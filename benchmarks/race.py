@@ -7,7 +7,6 @@ checked to be the same model.
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from contest import NEVER, Contestant, Fedbox, Weights, difference
+from contest import NEVER, Contestant, Fedbox, Weights, difference, take_turn
 
 from fedbox.configs import Config, load_config
-from fedbox.configs.schema import EngineConfig
 from fedbox.models import build_model
 from fedbox.strategies.base import identity
 from fedbox.strategies.federation import Federation
@@ -30,8 +28,6 @@ CLIENTS, SIZE, LR = 20, 28, 0.05
 TOLERANCE = 1e-5  # largest difference of a weight after a round
 WARM_UP = 3  # turns that do not count; in a quick race 1
 LOOP, LOOP_LAST, ONE, TWO, PFL = "loop", "loop_channels_last", "one_worker", "two_workers", "pfl"
-STACKED = {"stack": "auto"} if "stack" in EngineConfig.model_fields else {}
-"""Lets the engine train many clients in one forward where that is faster."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ def config_of(work: Work, rounds: int = NEVER, workers: int = 1) -> Config:
             },
             "train": {"epochs": 1, "batch_size": work.batch, "lr": LR},
             "evaluate": {"every": NEVER},
-            "engine": {"workers": workers, **STACKED},
+            "engine": {"workers": workers},
         }
     )
 
@@ -135,33 +131,28 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
     (rounding in two memory formats); `same_bits` says that one worker and two gave the same model in every round.
     Raises SystemExit where the contestants did not do the same work.
     """
-    seconds: dict[str, list[float]] = {}
     apart, formats, bits = 0.0, 0.0, True
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(identity(RUN_ID))
         federation = Federation.prepare(config_of(work))
         field = contestants(federation, Path(folder), stack, pfl)
-        weights = initial(federation)
+        weights, seconds = initial(federation), {name: list[float]() for name in field}
         for number in range(1, warm_up + turns + 1):
             tell(f"turn {number} of {warm_up + turns}")
-            results: dict[str, Weights] = {}
-            first = number % len(field)  # everyone gets every place in the turn
-            for name in [*list(field)[first:], *list(field)[:first]]:
-                start = time.perf_counter()
-                results[name] = field[name].round(number, weights)
-                if number > warm_up:
-                    seconds.setdefault(name, []).append(time.perf_counter() - start)
+            results, took = take_turn(field, number, weights)
+            if number > warm_up:
+                for name, each in took.items():
+                    seconds[name].append(each)
             loops = [results[LOOP], results[LOOP_LAST]]
             formats = max(formats, difference(*loops))
             for name in results.keys() - {LOOP, LOOP_LAST}:
                 apart = max(apart, min(difference(results[name], loop) for loop in loops))
             bits = bits and difference(results[ONE], results[TWO]) == 0.0
             weights = results[ONE]
-    if not apart <= TOLERANCE or not (bits or STACKED):
+    if not apart <= TOLERANCE or not bits:
         raise SystemExit(f"not the same work: weights differ by {apart:g}, one and two workers agree: {bits}")
-    ordered = {name: seconds[name] for name in field}
     about = {"largest_difference": apart, "loops_difference": formats, "same_bits": bits}
-    return {"seconds": ordered, "faster": faster(ordered), **about}
+    return {"seconds": seconds, "faster": faster(seconds), **about}
 
 
 def contestants(federation: Federation, folder: Path, stack: ExitStack, pfl: bool) -> dict[str, Contestant]:
