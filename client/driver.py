@@ -10,6 +10,8 @@ from ..strategies.base import OUT_OF_MEMORY, RAISED, Context, Error, Message, Re
 from ..strategies.grids import FIRST_NODE, RUN_ID
 
 App = Callable[[Message, Context], Message]
+NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
+"""What is raised for lack of memory: not a client's fault, so it may be tried again beside fewer."""
 
 
 def context_for(node_id: int, client: str, run_config: dict[str, bool | float | int | str]) -> Context:
@@ -28,8 +30,8 @@ def drive(app: App, message: Message, context: Context) -> Message:
     try:
         return app(message, context)
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
-        short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        return Message(Error(OUT_OF_MEMORY if short else RAISED, reason_of(error)), reply_to=message)
+        code = OUT_OF_MEMORY if isinstance(error, NO_MEMORY) else RAISED
+        return Message(Error(code, reason_of(error)), reply_to=message)
 
 
 def reason_of(error: BaseException) -> str:

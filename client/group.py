@@ -3,11 +3,9 @@
 import time
 from collections.abc import Sequence
 
-import torch
-
 from ..models.stacked import StackError
 from ..strategies.partial import Partial
-from .driver import reason_of
+from .driver import NO_MEMORY, reason_of
 from .workspace import Visit, Workspace
 
 
@@ -26,7 +24,7 @@ def run_group(workspace: Workspace, visits: Sequence[Visit], expects: Sequence[s
         began = time.monotonic() - start
         try:
             partial.add(visit.client, workspace.train(visit), began, time.monotonic() - start)
-        except (MemoryError, torch.OutOfMemoryError):  # not this client's fault: the group is tried with more room
+        except NO_MEMORY:  # the group is tried again as a whole
             raise
         except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
             partial.fail(visit.client, "raised", reason_of(error), began, time.monotonic() - start)

@@ -103,17 +103,13 @@ class Workspace:
         self._keep(site)
         return update
 
-    def stackable(self, client: str) -> None:
-        """Raise StackError, which says why, where clients such as this one cannot train in one pass."""
-        refuse_training(self.federation.config, self.half, self._resident(client).flat)
-
     def train_stacked(self, visits: Sequence[Visit]) -> list[Update]:
         """Let clients that have the same network train in one pass; give their updates in the order of the visits.
 
         They are the clients of one round, to whom the same was sent. The updates' arrays are views that the next call
         overwrites. Raises StackError where that cannot be done.
         """
-        self.stackable(visits[0].client)
+        refuse_training(self.federation.config, self.half)
         resident, plain = self._resident(visits[0].client), self.half.plain()
         assert plain is not None
         flat = resident.fresh()

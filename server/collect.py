@@ -117,8 +117,7 @@ class Collector:
         times = _Times()
         waiting = set(cohort)
         grouping = self._grouping(round_, ask, cohort, merge)
-        ordered = getattr(self.grid, "ordered", lambda _kind, names: names)(kind, cohort)
-        parts: Sequence[Sequence[str]] = grouping.cut.groups if grouping else [(name,) for name in ordered]
+        parts: Sequence[Sequence[str]] = grouping.cut.groups if grouping else self._alone(kind, cohort)
         while parts:
             messages = self._messages(kind, round_, ask, parts, result, times, grouping)
             names = {self.roster.node(part[0]): part[0] for part in parts}
@@ -151,6 +150,11 @@ class Collector:
             return None
         cut = cut_of(self.grid, self.half, ask, cohort)
         return None if cut is None else Grouping(self.half, ask, round_, merge, cut)
+
+    def _alone(self, kind: str, cohort: Sequence[str]) -> list[tuple[str]]:
+        """Give the clients one by one, in the order in which the Grid wants to be asked."""
+        ordered = getattr(self.grid, "ordered", lambda _kind, names: names)(kind, cohort)
+        return [(name,) for name in ordered]
 
     def _take_group(self, head: str, reply: Message, grouping: Grouping, result: Collected) -> list[str]:
         """Take the reply of a group; give its clients, none where they are to be asked one by one."""

@@ -23,7 +23,7 @@ import torch
 
 from ..configs import Config
 from ..models import FlatModel
-from ..models.stacked import StackError
+from ..models.stacked import StackError, refuse
 from ..strategies.contract import ClientHalf, Update
 from ..strategies.federation import Federation
 from ..strategies.samples import Samples
@@ -54,12 +54,13 @@ def choose(federation: Federation, half: ClientHalf[Any]) -> Choice:
     wish = config.engine.stack
     if wish == "off":
         return Choice(False, "clients one by one (engine.stack=off)")
-    device = torch.device(config.engine.device)
-    flat = federation.model(device)
     try:
-        refuse_training(config, half, flat)
+        refuse_training(config, half)
         if federation.boxed:
             raise StackError("the data are not images with one class each")
+        # Only now: a model that cannot be stacked anyway may be large.
+        flat = federation.model(torch.device(config.engine.device))
+        refuse(flat.module)
         if flat.flat.dtype != torch.float32:
             raise StackError(f"the weights are {flat.flat.dtype}")
     except StackError as error:

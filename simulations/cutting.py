@@ -26,16 +26,13 @@ class Cutter:
         self._pace: float | None = None
         self._asked: dict[str, int] = {}
 
-    @property
-    def fixed(self) -> bool:
-        """Whether groups must follow the cohort's order: stacks of a size that is asked for."""
-        return isinstance(self._federation.config.engine.stack, int)
-
-    def cut(self, cohort: Sequence[str], workers: int) -> Cut:
-        """Give the groups of a cohort, in its order."""
+    def cut(self, cohort: Sequence[str], workers: int, order: Callable[[Sequence[str]], Sequence[str]]) -> Cut:
+        """Give the groups of a cohort: in its order where a size is asked for, else in that of `order`."""
         if self._choice is None:
             self._choice = choose(self._federation, self._half)
             self._tell(self._choice.why)
+        if not self._choice.size:
+            cohort = order(cohort)
         if self._choice.size:
             sizes: Iterable[int] = [self._choice.size] * -(-len(cohort) // self._choice.size)
         elif self._choice.stacked:
@@ -54,13 +51,14 @@ class Cutter:
         """Give how many clients fit into the time of a group."""
         return _MOST if not self._pace else max(1, int(_SECONDS / self._pace))
 
-    def learn(self, spans: Iterable[Span]) -> None:
-        """Learn from the spans of the cohort that was cut last how long a client takes."""
+    def learn(self, spans: Sequence[Span]) -> list[Span]:
+        """Learn from the spans of the cohort that was cut last how long a client takes; give those of one client."""
         mine = [span for span in spans if span.client in self._asked]
         clients = sum(self._asked[span.client] for span in mine)
         if clients:
             self._pace = max(sum(span.ended - span.began for span in mine) / clients, 1e-6)
-        self._asked = {}
+        asked, self._asked = self._asked, {}
+        return [span for span in spans if asked.get(span.client, 1) == 1]
 
 
 def _guided(count: int, workers: int, most: int) -> Iterable[int]:

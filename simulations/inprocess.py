@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ..client.app import app as client_app
@@ -11,6 +12,7 @@ from ..strategies.base import Message, run_config
 from ..strategies.contract import ClientHalf
 from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, Span, StreamGrid
+from ..strategies.partial import GROUP
 from .cutting import Cutter
 from .workers import Workers
 
@@ -87,10 +89,9 @@ class InProcessGrid(StreamGrid):
         kept = self._spans if self.pool is None else self.pool.spans
         found = list(kept)
         kept.clear()
+        alone = found if self._cutter is None else self._cutter.learn(found)
         if self.pool is not None:
-            self.pool.schedule.learn(self._kind, found)
-        if self._cutter is not None:
-            self._cutter.learn(found)
+            self.pool.schedule.learn(self._kind, alone)
         return found
 
     def ordered(self, kind: str, names: Sequence[str]) -> Sequence[str]:
@@ -99,7 +100,8 @@ class InProcessGrid(StreamGrid):
 
     def _tasks(self, messages: Iterable[Message]) -> Iterator[tuple[str, Message]]:
         for message in messages:
-            self._kind = message.metadata.message_type
+            if message.metadata.message_type != GROUP:
+                self._kind = message.metadata.message_type
             yield self._client(message), self.stamped(message)
 
     def meet(self, federation: Federation, half: ClientHalf[Any], tell: Callable[[str], None]) -> None:
@@ -111,9 +113,7 @@ class InProcessGrid(StreamGrid):
     def cut(self, cohort: Sequence[str]) -> Cut | None:
         """Give the groups in which a cohort trains here; None where each client is to be asked by itself."""
         workers = 1 if self.pool is None else self.pool.workers
-        if self._cutter is None:
-            return None
-        return self._cutter.cut(cohort if self._cutter.fixed else self.ordered("train", cohort), workers)
+        return None if self._cutter is None else self._cutter.cut(cohort, workers, partial(self.ordered, "train"))
 
     def _client(self, message: Message) -> str:
         number = message.metadata.dst_node_id - FIRST_NODE

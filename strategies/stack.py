@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..configs import Config
 from ..models import FlatModel
-from ..models.stacked import Stack, StackError, refuse
+from ..models.stacked import Stack, StackError
 from .contract import ClientHalf, Plain, Update
 from .optim import lr_factor
 from .samples import Batch, Samples
@@ -26,8 +26,8 @@ _LEVELS = 8  # of torch's sum of losses
 _STAGED = 2_000_000  # values of images laid out at a time, over all clients
 
 
-def refuse_training(config: Config, half: ClientHalf[Any], flat: FlatModel) -> None:
-    """Raise StackError, which says why, where clients cannot be trained in one pass."""
+def refuse_training(config: Config, half: ClientHalf[Any]) -> None:
+    """Raise StackError, which says why, where clients cannot be trained in one pass, whatever their model is."""
     train = config.train
     if half.plain() is None:
         raise StackError(f"strategy {config.strategy}: its clients do more than plain supervised training")
@@ -39,7 +39,6 @@ def refuse_training(config: Config, half: ClientHalf[Any], flat: FlatModel) -> N
         raise StackError("model.family: clients have different networks")
     if config.clients.order.kind != "none":
         raise StackError(f"clients.order.kind={config.clients.order.kind}: samples are scored client by client")
-    refuse(flat.module)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from ..models import FlatModel, PlainModel
+from ..models import FlatModel
 from ..strategies.federation import Federation
 from ..strategies.samples import Samples
 
@@ -14,8 +14,8 @@ class DoubleFederation(Federation):
 
     def model(self, device: torch.device, client: str | None = None) -> FlatModel:
         """Build a client's model, or the server's, and turn it into float64."""
-        module = super().model(device, client).module
-        return (PlainModel if self.config.engine.kind == "plain" else FlatModel)(module.double(), device)
+        single = super().model(device, client)
+        return type(single)(single.module.double(), device)
 
     def _samples(self, *given: Any) -> Samples:
         samples = super()._samples(*given)
