@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -110,19 +111,30 @@ def csv_text(rows: Sequence[CompareRow]) -> str:
 
 
 def latex(rows: Sequence[CompareRow], metric: str, target: Target | None) -> str:
-    """Give the table in LaTeX, for the package booktabs; the sentences stand in comments."""
-    head, *body = ([_tex(cell) for cell in line] for line in [headings(metric, target), *cells(rows)])
+    """Give the table in LaTeX, for the package booktabs; the sentences stand in comments.
+
+    It comes as two or three tables, of values, of differences and of costs, since a page is not wide enough for all.
+    """
+    table = [headings(metric, target), *cells(rows)]
     lines = [f"% {sentence}" for sentence in explain(rows, metric, target)]
-    lines += [rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}", r"\toprule", " & ".join(head) + r" \\", r"\midrule"]
-    lines += [" & ".join(line) + r" \\" for line in body]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    for first, last in [(1, 4), (4, 8), (8, len(table[0]))]:
+        if first < last:
+            lines += ["", *_tabular([[line[0], *line[first:last]] for line in table])]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(table: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = (" & ".join(map(_tex, line)) + r" \\" for line in table)
+    columns = "l" + "r" * (len(table[0]) - 1)
+    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule"]
+    return [*begin, *body, r"\bottomrule", r"\end{tabular}"]
 
 
 def _tex(text: str) -> str:
     text = text.replace("\\", "/")
     for sign in sorted(_TEX, key=lambda sign: sign not in "{}"):  # braces first: the others bring their own
         text = text.replace(sign, _TEX[sign])
-    return text
+    return re.sub(r"(^|(?<=to ))-(?=\d)", "$-$", text)
 
 
 def html(rows: Sequence[CompareRow], groups: Sequence[Group], metric: str, target: Target | None) -> str:

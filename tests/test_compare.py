@@ -2,6 +2,8 @@
 
 import csv
 import math
+import shutil
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -84,6 +86,27 @@ def test_rows_pair_by_seed_and_count_the_cost(tmp_path: Path) -> None:
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert len(files[".md"].read_text().splitlines()[0].split("|")) == 10
     assert {tag for tag, _ in Tags(files[".html"].read_text()).seen} >= {"table", "svg", "h1"}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX with booktabs")
+def test_the_latex_tables_fit_a_page(tmp_path: Path) -> None:
+    groups = [_group(tmp_path, 0, "a_%", [0.6, 0.7, 0.8]), _group(tmp_path, 1, "b<{c}", [0.5, 0.7, 0.85])]
+    target = Target("accuracy", 0.8)
+    rows = compare_rows(groups, "accuracy", target)
+    (tmp_path / "tables.tex").write_text(latex(rows, "accuracy", target))
+    page = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{tables.tex}\end{document}"
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout
+    assert "Overfull" not in done.stdout
+
+
+def test_a_minus_in_latex_is_a_minus(tmp_path: Path) -> None:
+    groups = [_group(tmp_path, 0, "a", [0.6, 0.7, 0.8]), _group(tmp_path, 1, "b-1", [0.5, 0.6, 0.71])]
+    lines = latex(compare_rows(groups, "accuracy", None), "accuracy", None).splitlines()
+    (told,) = (line for line in lines if line.startswith("b-1") and "$-$" in line)
+    assert told.split(" & ")[1:3] == ["$-$0.0967", "$-$0.1110 to $-$0.0823"]
 
 
 def test_it_does_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
