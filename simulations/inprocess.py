@@ -106,8 +106,9 @@ class InProcessGrid(StreamGrid):
 
     def meet(self, federation: Federation, half: ClientHalf[Any], tell: Callable[[str], None]) -> None:
         """Get to know the run, so that its cohorts can be cut; `tell` takes a word about how its clients run."""
-        # An app of a test's own, or a Grid that listens to what passes, gets every message by itself.
-        if self._app is client_app and type(self).stream is InProcessGrid.stream:
+        # An app of a test's own, a Grid that listens to what passes and the plain path get every message by itself.
+        plain = federation.config.engine.kind == "plain"
+        if self._app is client_app and type(self).stream is InProcessGrid.stream and not plain:
             self._cutter = Cutter(federation, half, tell)
 
     def cut(self, cohort: Sequence[str]) -> Cut | None:

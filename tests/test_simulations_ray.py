@@ -16,6 +16,7 @@ from plugins_for_tests import TESTS, lines, run, run_trouble
 from fedbox.configs import ConfigError
 from fedbox.simulations.pool import WorkerError
 from fedbox.simulations.resident import Resident
+from fedbox.strategies.partial import read_partial
 
 pytest.importorskip("ray")
 
@@ -50,6 +51,25 @@ def test_the_same_model_and_a_killed_actor_is_replaced(tmp_path: Path, here: Any
     assert not file.exists()  # the actor was killed
     assert there.summary["model_sha256"] == here.summary["model_sha256"]
     assert lines(there.folder) == lines(here.folder)
+
+
+def test_updates_are_added_at_the_actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums: list[int] = []  # of how many clients each is
+
+    def counted(content: Any) -> Any:
+        rows, total = read_partial(content)
+        sums.append(len(rows))
+        return rows, total
+
+    monkeypatch.setattr("fedbox.server.grouping.read_partial", counted)
+    there = run(tmp_path / "ray", rounds=3, engine__kind="ray", engine__workers=2)
+    assert max(sums) > 1
+    sums.clear()
+    plainly = run(tmp_path / "plain", rounds=3, engine__kind="plain", engine__workers=1, model="mlp")
+    assert not sums  # there every client is asked by itself
+    here = run(tmp_path / "here", rounds=3, engine__workers=1)
+    assert there.summary["model_sha256"] == here.summary["model_sha256"]
+    assert plainly.summary["status"] == "completed"
 
 
 @pytest.mark.soak
