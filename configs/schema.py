@@ -82,10 +82,13 @@ class DataConfig(Block):
 
 
 def named(value: object) -> object:
-    """Read `cnn` as {name: cnn}, and a list as a family whose first member is the server's too."""
+    """Read `cnn` as {name: cnn}, and a list as a family whose first member is the server's too.
+
+    A list of equal networks is no family: they can be averaged.
+    """
     if isinstance(value, list) and value:
         first = value[0] if isinstance(value[0], dict) else {"name": value[0]}
-        return {**first, "family": value}
+        return first if all(one == value[0] for one in value) else {**first, "family": value}
     return {"name": value} if isinstance(value, str) else value
 
 

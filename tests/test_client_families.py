@@ -94,5 +94,11 @@ def test_a_client_that_does_not_exist_has_no_network() -> None:
 
 def test_a_family_that_is_one_network_is_the_same_run(tmp_path: Path) -> None:
     one = _run(tmp_path / "one", model="mlp")
-    family = _run(tmp_path / "family", model=["mlp", "mlp"])
+    family = _run(tmp_path / "family", model={"name": "mlp", "family": ["mlp", "mlp"]})
     assert one.summary["model_sha256"] == family.summary["model_sha256"]
+
+
+def test_a_list_of_equal_networks_can_be_averaged() -> None:
+    for model in (["mlp"], ["mlp", "mlp"], [{"name": "mlp", "options": {"features": 8}}]):
+        config = check(TOY, {"strategy": "fedavg", "model": model})
+        assert (config.model.name, config.model.family) == ("mlp", [])
