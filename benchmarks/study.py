@@ -92,11 +92,23 @@ def metrics(job: Job, last: int) -> dict[str, float]:
     if job.summary is None:
         return {}
     values: dict[str, list[float]] = {}
-    for line in (job.out / "rounds.jsonl").read_text().splitlines():
-        for name, number in json.loads(line)["metrics"].items():
+    for text in (job.out / "rounds.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        for name, number in {**line["metrics"], **by_samples(line["clients"])}.items():
             if number is not None:
                 values.setdefault(name, []).append(number)
     return {name: statistics.fmean(found[-last:]) for name, found in values.items()}
+
+
+def by_samples(clients: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Give `by_samples.NAME`, the clients' metrics weighted by their test samples: one sample, one vote."""
+    measured = [client for client in clients.values() if client.get("test_examples")]
+    total = sum(client["test_examples"] for client in measured)
+    names = [name for name in (measured[0] if measured else {}) if all(name in client for client in measured)]
+    return {
+        f"by_samples.{name}": sum(client[name] * client["test_examples"] for client in measured) / total
+        for name in names
+    }
 
 
 def value(found: dict[str, float], column: str) -> float | None:
