@@ -199,6 +199,7 @@ class WandB(Remote):
         """Begin a run (project: WANDB_PROJECT, else fedbox), or go on under the same id."""
         import wandb
 
+        mode: Any = os.environ.get("WANDB_MODE", "offline")  # wandb itself says what is allowed
         self._run = wandb.init(
             id=self.run_id or None,
             project=os.environ.get("WANDB_PROJECT", "fedbox"),
@@ -206,7 +207,7 @@ class WandB(Remote):
             group=config.strategy,
             config=flat(config.model_dump(mode="json")),
             dir=folder,
-            mode=os.environ.get("WANDB_MODE", "offline"),
+            mode=mode,
             resume="allow" if self.run_id else None,
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True),
