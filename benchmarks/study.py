@@ -104,7 +104,8 @@ def by_samples(clients: dict[str, dict[str, float]]) -> dict[str, float]:
     """Give `by_samples.NAME`, the clients' metrics weighted by their test samples: one sample, one vote."""
     measured = [client for client in clients.values() if client.get("test_examples")]
     total = sum(client["test_examples"] for client in measured)
-    names = [name for name in (measured[0] if measured else {}) if all(name in client for client in measured)]
+    first = measured[0] if measured else {}
+    names = [name for name in first if all(client.get(name) is not None for client in measured)]  # NaN is written null
     return {
         f"by_samples.{name}": sum(client[name] * client["test_examples"] for client in measured) / total
         for name in names
