@@ -7,22 +7,22 @@ of the replies, nor a kill and a resume changes a bit of the model.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ..configs import Config
-from ..models import FlatModel, buffer_names
+from ..models import buffer_names
 from ..strategies.base import Grid
-from ..strategies.contract import Ask, Plugin, Update
+from ..strategies.contract import Ask, Plugin, ServerHalf, Update
 from ..strategies.exact import Arrays, ExactSum
 from ..strategies.federation import Federation
 from ..strategies.registry import settings_of
-from ..strategies.samples import Samples
 from ..strategies.seeds import derive, seed_everything
-from ..strategies.site import Holdings, Site
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Frozen, commit_checkpoint, draft_checkpoint, load_checkpoint
 from .collect import Collected, Collector
 from .evaluation import client_metrics
+from .own import Own
 from .records import FAILED, Record, Records, clean
 from .roster import everyone, roster_of, size_of
 from .selecting import Chooser
@@ -31,6 +31,8 @@ from .traces import Traces, Visit
 from .writing import Writer
 
 _BUFFER = "server-buffer/"
+Measure = Callable[[], dict[str, float]]
+"""Gives the metrics of the global model, as it was when this was made."""
 
 
 class RunFailedError(RuntimeError):
@@ -50,20 +52,17 @@ class Coordinator:
         folder: Path,
         callback: Callback | None = None,
     ) -> None:
-        import torch
-
         self.federation = federation
         self.config: Config = federation.config
         self.grid = grid
         self.folder = folder
         self.callback = callback or Callback()
         self.personal = plugin.client.personal
-        self.device = torch.device(self.config.engine.device)
-        self.flat: FlatModel = federation.model(self.device)
-        self._samples: dict[str, Samples] = {}
         self.roster = roster_of(grid)
+        self.own = Own(federation, len(self.roster))
+        self.flat = self.own.flat
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
-        self.half = plugin.server(settings, self._site(0))
+        self.half = plugin.server(settings, self.own.site(0))
         if hasattr(grid, "meet"):
             grid.meet(federation, plugin.client(settings), self.callback.on_engine)
         self.committed: Arrays = self.half.weights
@@ -75,6 +74,7 @@ class Coordinator:
         self.collector = Collector(grid, self.roster, self.half, self.config.clients)
         self.chooser = Chooser(self.config, self.roster, self.collector)
         self.status = "running"
+        self._untold: Record | None = None
         self._seconds: dict[str, float] = {}
         self._phases: list[tuple[str, float, float]] = []
 
@@ -110,6 +110,7 @@ class Coordinator:
                 self._run_round(round_)
         finally:
             self.writer.wait()
+            self._tell()
         self.status = "stopped" if self.stopper.done and self.records.rounds < self.config.rounds else "completed"
 
     def _run_round(self, round_: int) -> None:
@@ -121,21 +122,21 @@ class Coordinator:
         trained = self._train(round_, ask) if ask is not None else Collected()
         with self._timed("refine"):
             self._seed("refine", round_)
-            refined = self.half.refine(self._site(round_))
+            refined = self.half.refine(self.own.site(round_))
         metrics: dict[str, float] = dict(refined)
         metrics |= trained.means()
-        evaluated = Collected()
+        evaluated, measure = Collected(), None
         if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds:
             with self._timed("evaluate"):
+                measure = self._measure(round_, metrics)
                 evaluated = self._evaluate(round_, list(trained.clients), metrics)
         self.stopper.see(metrics)
         record = self._record(round_, ask.phase if ask else "server", metrics, trained, evaluated)
         self.chooser.see(clean(record))
-        self._commit(record, began, self.chooser.probed.visits + trained.visits + evaluated.visits)
-        self.callback.on_round(clean(record))
+        self._commit(record, began, self.chooser.probed.visits + trained.visits + evaluated.visits, measure)
 
-    def _commit(self, record: Record, began: float, visits: list[Visit]) -> None:
-        """Write the round's line and, when one is due, the checkpoint, while the next round runs.
+    def _commit(self, record: Record, began: float, visits: list[Visit], measure: Measure | None) -> None:
+        """Measure, write the round's line and, when one is due, the checkpoint, all while the next round runs.
 
         The checkpoint becomes valid after the line is written, so a resumed run always finds the lines of all rounds
         up to its checkpoint. What is written is taken down first: the next round may change the arrays.
@@ -146,12 +147,19 @@ class Coordinator:
             if last or round_ % self.config.engine.checkpoint_every == 0:
                 state = Checkpoint(round_, self.half.weights, {**self.half.state(), **self._own_buffers()})
                 frozen = Frozen.of(state)
-            self.writer.wait()  # for the disk, where it takes longer than a round
-        self.traces.write(round_, began, visits, self._phases, self.half.landmarks())
+            self.writer.wait()  # for the last round's measure or the disk, where they take longer than a round
+        self._tell()
+        phases, weights = self._phases, self.half.weights
+        landmarks = {name: value.copy() for name, value in self.half.landmarks().items()}
         record["seconds"] = {**self._seconds, "total": time.monotonic() - began}
-        weights = self.half.weights
 
         def write() -> None:
+            if measure is not None:
+                start = time.monotonic()
+                record["metrics"] |= measure()
+                phases.append(("evaluate", start, time.monotonic()))
+                record["seconds"]["evaluate"] += time.monotonic() - start
+            self.traces.write(round_, began, visits, phases, landmarks)
             draft = draft_checkpoint(self.folder / "checkpoint", frozen, self.config) if frozen else None
             self.records.append(record)
             self.committed = weights
@@ -159,6 +167,15 @@ class Coordinator:
                 commit_checkpoint(draft)
 
         self.writer.submit(write)
+        self._untold = record
+        if measure is None:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Tell the listeners of the last round, once it is known."""
+        record, self._untold = self._untold, None
+        if record is not None:
+            self.callback.on_round(clean(record))
 
     def _seed(self, phase: str, round_: int) -> None:
         """Seed the global generators anew for each step of the server: clients may draw from them in between."""
@@ -211,13 +228,27 @@ class Coordinator:
             + "\nmend the cause, then go on with --resume"
         )
 
-    def _evaluate(self, round_: int, trained: list[str], metrics: dict[str, float]) -> Collected:
-        """Fill in the global model's metrics and the clients'."""
-        config = self.config
+    def _measure(self, round_: int, metrics: dict[str, float]) -> Measure | None:
+        """Fill in the global model's metrics, or give how they are measured while the next round runs.
+
+        That is so where the clients run elsewhere, nothing waits for the metrics, and the strategy has no evaluation
+        of its own, which might read what the next round changes.
+        """
         self._seed("evaluate", round_)
-        if not self.personal:
-            site = self._site(round_)
+        if self.personal:
+            return None
+        apart = not getattr(self.grid, "here", False) and self.stopper.idle
+        if not apart or type(self.half).evaluate is not ServerHalf.evaluate:
+            site = self.own.site(round_)
             metrics |= self.half.evaluate(site, site.test)
+            return None
+        copy = self.own.copy(round_)
+        self.half.bring(copy)
+        return partial(copy.evaluate, copy.test)
+
+    def _evaluate(self, round_: int, trained: list[str], metrics: dict[str, float]) -> Collected:
+        """Fill in the clients' metrics."""
+        config = self.config
         which = config.evaluate.clients
         if which == "none" and not self.personal:
             return Collected()
@@ -248,44 +279,6 @@ class Coordinator:
             "failures": probed.failure_rows() + trained.failure_rows() + evaluated.failure_rows(),
             **({"asked": self.chooser.asked} if self.chooser.asked else {}),
         }
-
-    def _site(self, round_: int) -> Site:
-        federation = self.federation
-        if self.config.model.buffers == "drop":
-            self.flat.reset_buffers()
-        return Site(
-            name="server",
-            flat=self.flat,
-            train_config=self.config.train,
-            holdings=Holdings(
-                labelled=self._once("labelled", lambda: federation.samples(federation.server, self.device)),
-                unlabelled=self._once("none", lambda: federation.samples(federation.server[:0], self.device)),
-                test=self._once("test", lambda: federation.server_samples(self.device)),
-                pooled=self._once("pooled", lambda: federation.samples(federation.pooled(), self.device)),
-                pooled_labelled=self._once(
-                    "pooled_labelled", lambda: federation.samples(federation.pooled_labelled(), self.device)
-                ),
-                pooled_unlabelled=self._once(
-                    "pooled_unlabelled",
-                    lambda: federation.samples(federation.pooled_unlabelled(), self.device, labelled=False),
-                ),
-            ),
-            classes=len(federation.dataset.classes),
-            seed=self.config.seed,
-            buffers=self.config.model.buffers,
-            batch_size=self.config.evaluate.batch_size,
-            round=round_,
-            build=lambda: federation.model(self.device),
-            population=len(self.roster),
-        )
-
-    def _once(self, key: str, read: Callable[[], Samples]) -> Callable[[], Samples]:
-        def get() -> Samples:
-            if key not in self._samples:
-                self._samples[key] = read()
-            return self._samples[key]
-
-        return get
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:

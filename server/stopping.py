@@ -17,6 +17,11 @@ class Stopper:
         self._best: float | None = None
         self._waited = 0
 
+    @property
+    def idle(self) -> bool:
+        """Whether no metric can end the run."""
+        return self.config.target is None and self.config.patience is None
+
     def see(self, metrics: Mapping[str, float | None]) -> None:
         """Take note of a round's metrics; rounds in which the metric is absent or not finite do not count."""
         value = metrics.get(self.config.metric)

@@ -59,6 +59,11 @@ class InProcessGrid(StreamGrid):
         self._cutter: Cutter | None = None
         self._run_config = run_config(config_json, folder)
 
+    @property
+    def here(self) -> bool:
+        """Whether the clients run in this process, so that nothing goes on beside them."""
+        return self.pool is None
+
     def get_node_ids(self) -> Iterable[int]:
         """Give the node ids of all clients."""
         return range(FIRST_NODE, FIRST_NODE + len(self.roster))

@@ -165,9 +165,13 @@ class ServerHalf(Generic[S]):
 
     def evaluate(self, site: Site, samples: Samples) -> Metrics:
         """Measure the global model on the server's samples."""
+        self.bring(site)
+        return site.evaluate(samples)
+
+    def bring(self, site: Site) -> None:
+        """Bring the global model into the site's."""
         travelling = set(site.names)
         site.load({name: array for name, array in self.weights.items() if name in travelling})
-        return site.evaluate(samples)
 
     def landmarks(self) -> Arrays:
         """Give named points [classes, d] that the report draws round by round; a row of NaN is not known yet."""

@@ -176,6 +176,17 @@ class CountingServer(ServerHalf[Settings]):
 keeping = Plugin(Settings, KeepingClient, CountingServer)
 
 
+class MeasuringServer(ServerHalf[Settings]):
+    """Has an evaluation of its own."""
+
+    def evaluate(self, site: Site, samples: Any) -> Metrics:
+        """Measure as usual, and more."""
+        return {**super().evaluate(site, samples), "more": 1.0}
+
+
+measuring = Plugin(Settings, ClientHalf, MeasuringServer)
+
+
 class DivergingServer(ServerHalf[Settings]):
     """Reports a metric that is not a number in every round but the first."""
 

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import fedbox
 from fedbox.server.records import digest
 from fedbox.simulations.inprocess import InProcessGrid
 from fedbox.strategies.base import Message
+from fedbox.strategies.samples import Samples
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "plugins_for_tests:keeping", "plugins_for_tests:noisy"])
@@ -116,6 +118,52 @@ def test_listeners_hear_everything_in_order(tmp_path: Path) -> None:
         *[("ask", 2, "evaluate", 5), *[("reply",)] * 5, ("round", 2)],
         ("end", "completed", 2),
     ]
+
+
+class Meanwhile(Ear):
+    """Knows whether the clients of round 2 are asked before the evaluation of round 1 has ended."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.asked, self.answers = Event(), list[bool]()
+        evaluate = Samples.evaluate
+
+        def slow(samples: Samples, *given: Any) -> dict[str, float]:
+            self.answers.append(self.asked.wait(0.5 if self.answers else 20))
+            return evaluate(samples, *given)
+
+        monkeypatch.setattr(Samples, "evaluate", slow)
+
+    def on_ask(self, round_: int, kind: str, clients: int) -> None:
+        super().on_ask(round_, kind, clients)
+        if round_ == 2:
+            self.asked.set()
+
+
+@pytest.mark.parametrize("buffers", ["global", "local", "drop"])
+def test_the_next_round_does_not_wait_for_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffers: str
+) -> None:
+    model = {"name": "resnet", "options": {"width": 4, "norm": "batch"}, "buffers": buffers}
+    changes: dict[str, Any] = {"rounds": 3, "model": model, "evaluate__stop": {}}
+    alone = run(tmp_path / "alone", engine__workers=1, **changes)
+    beside = Meanwhile(monkeypatch)
+    result = run(tmp_path / "beside", engine__workers=2, callbacks=[beside], **changes)
+    assert beside.answers == [True] * 3
+    assert lines(result.folder) == lines(alone.folder)
+    assert result.summary["model_sha256"] == alone.summary["model_sha256"]
+    assert result.metrics == alone.metrics
+    assert [heard for heard in beside.heard if heard[0] == "round"] == [("round", 1), ("round", 2), ("round", 3)]
+
+
+@pytest.mark.parametrize("change", [{"evaluate__stop": {"patience": 2}}, {"strategy": "plugins_for_tests:measuring"}])
+def test_it_does_where_the_run_may_end_or_the_strategy_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    beside = Meanwhile(monkeypatch)
+    monkeypatch.setattr(beside.asked, "wait", lambda _seconds: beside.asked.is_set())
+    run(tmp_path / "run", rounds=2, engine__workers=2, callbacks=[beside], **change)
+    assert beside.answers[0] is False
 
 
 class Tripwire(Ear):
