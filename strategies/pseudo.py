@@ -39,28 +39,49 @@ def divergence(target: Tensor, logs: Tensor) -> Tensor:
 
 
 class LabelQuality:
-    """Counts what became of a client's unlabelled samples, against the truth; for the records alone."""
+    """Counts what became of a client's unlabelled samples, against the truth; for the records alone.
+
+    truth: int64 [n], the class of each sample.
+    """
 
     def __init__(self, truth: Tensor) -> None:
         self._truth = truth
-        self._seen = self._accepted = self._right = 0
-        self._local: int | None = None
+        self._seen = 0
+        zeros = torch.zeros(int(truth.max()) + 1 if len(truth) else 0, dtype=torch.int64, device=truth.device)
+        self._accepted, self._right = zeros, zeros.clone()  # by true class
+        self._local: tuple[int, int] | None = None  # accepted samples that the local model labelled, and the right ones
 
     def add(self, index: Tensor, labels: Tensor, accepted: Tensor, local: Tensor | None = None) -> None:
         """Note the pseudo-labels [b] of the samples at `index` [b]: which were accepted, which the local model gave."""
+        truth = self._truth[index]
+        right = accepted & (labels == truth)
         self._seen += len(index)
-        self._accepted += int(accepted.sum())
-        self._right += int((accepted & (labels == self._truth[index])).sum())
+        self._accepted += torch.bincount(truth[accepted], minlength=len(self._accepted))
+        self._right += torch.bincount(truth[right], minlength=len(self._right))
         if local is not None:
-            self._local = (self._local or 0) + int((accepted & local).sum())
+            before, right_before = self._local or (0, 0)
+            self._local = before + int((accepted & local).sum()), right_before + int((right & local).sum())
 
     def metrics(self) -> Metrics:
-        """Give `pseudo_accepted`, and of the accepted `pseudo_accuracy` and `pseudo_local`, all shares in [0, 1]."""
+        """Give shares in [0, 1]: `pseudo_accepted`, and what of the accepted samples is right.
+
+        `pseudo_accuracy` counts each sample once; `pseudo_class_accuracy` each class that the client holds: it is low
+        where rare classes are labelled as frequent ones. With a local and a global model: `pseudo_local`, the share
+        that the local one labelled, `pseudo_local_accuracy` and `pseudo_global_accuracy`.
+        """
         if not self._seen:
             return {}
-        found = {"pseudo_accepted": self._accepted / self._seen}
-        if self._accepted:
-            found["pseudo_accuracy"] = self._right / self._accepted
+        accepted, right = int(self._accepted.sum()), int(self._right.sum())
+        found = {"pseudo_accepted": accepted / self._seen}
+        if accepted:
+            held = self._accepted > 0
+            found["pseudo_accuracy"] = right / accepted
+            found["pseudo_class_accuracy"] = float((self._right[held].double() / self._accepted[held]).mean())
             if self._local is not None:
-                found["pseudo_local"] = self._local / self._accepted
+                local, local_right = self._local
+                found["pseudo_local"] = local / accepted
+                if local:
+                    found["pseudo_local_accuracy"] = local_right / local
+                if accepted > local:
+                    found["pseudo_global_accuracy"] = (right - local_right) / (accepted - local)
         return found

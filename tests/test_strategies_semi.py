@@ -21,7 +21,23 @@ def test_quality_counts_what_was_accepted() -> None:
     assert quality.metrics() == {}
     labels, accepted = torch.tensor([1, 1, 4]), torch.tensor([True, True, False])
     quality.add(torch.tensor([0, 1, 2]), labels, accepted, torch.tensor([True, False, True]))
-    assert quality.metrics() == {"pseudo_accepted": 2 / 3, "pseudo_accuracy": 1 / 2, "pseudo_local": 1 / 2}
+    assert quality.metrics() == {
+        "pseudo_accepted": 2 / 3,
+        "pseudo_accuracy": 1 / 2,
+        "pseudo_class_accuracy": 1 / 2,
+        "pseudo_local": 1 / 2,
+        "pseudo_local_accuracy": 0.0,
+        "pseudo_global_accuracy": 1.0,
+    }
+
+
+def test_a_rare_class_that_is_never_seen_costs_as_much_as_a_frequent_one() -> None:
+    quality = LabelQuality(torch.tensor([0] * 9 + [2]))
+    for index in (torch.arange(4), torch.arange(4, 10)):
+        quality.add(index, torch.zeros(len(index), dtype=torch.int64), torch.ones(len(index), dtype=torch.bool))
+    found = quality.metrics()
+    assert (found["pseudo_accuracy"], found["pseudo_class_accuracy"]) == (0.9, 0.5)
+    assert not any("local" in name for name in found)
 
 
 def test_uda_is_the_divergence_from_sharpened_scores() -> None:
