@@ -31,15 +31,12 @@ class Cutter:
         if self._choice is None:
             self._choice = choose(self._federation, self._half)
             self._tell(self._choice.why)
-        if not self._choice.size:
+        count, size = len(cohort), self._choice.size
+        if not size:
             cohort = order(cohort)
-        if self._choice.size:
-            sizes: Iterable[int] = [self._choice.size] * -(-len(cohort) // self._choice.size)
-        elif self._choice.stacked:
-            size = max(1, min(-(-len(cohort) // workers), _MOST, self._fits()))
-            sizes = [size] * -(-len(cohort) // size)
-        else:
-            sizes = _guided(len(cohort), workers, self._fits() if self._pace else 1)
+            if self._choice.stacked:
+                size = max(1, min(-(-count // workers), _MOST, self._fits()))
+        sizes = [size] * -(-count // size) if size else _guided(count, workers, self._fits() if self._pace else 1)
         groups, at = [], 0
         for size in sizes:
             groups.append(cohort[at : at + size])

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedbox.configs import Config, ConfigError
 from fedbox.models import FlatModel, PlainModel, build_model
+from fedbox.server import grouping
 from fedbox.simulations.run import Parts, check, run_config
 from fedbox.testing.double import DoubleFederation
 
@@ -85,3 +86,19 @@ def test_plain_runs_in_one_process(tmp_path: Path) -> None:
     assert (done.summary["engine"], done.summary["workers"]) == ("plain", 1)
     with pytest.raises(ConfigError, match=r"engine\.workers.*got 2, but engine\.kind=plain runs in one process"):
         run(tmp_path / "two", engine__kind="plain", engine__workers=2)
+
+
+def test_the_plain_path_asks_every_client_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    read = grouping.read_partial
+
+    def counted(content: Any) -> Any:
+        groups.append(1)
+        return read(content)
+
+    monkeypatch.setattr(grouping, "read_partial", counted)
+    run(tmp_path / "grouped", rounds=2)
+    assert groups
+    groups.clear()
+    run(tmp_path / "plain", rounds=2, engine__kind="plain")
+    assert not groups
