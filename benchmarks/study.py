@@ -159,6 +159,23 @@ def table(study: dict[str, Any], runs: list[Job]) -> str:
     return "\n".join(lines)
 
 
+def curves(study: dict[str, Any], runs: list[Job]) -> str:
+    """Give what the study asks for by `curve`: a metric after some of the rounds, mean and deviation over the seeds."""
+    name, rounds = study["curve"]["of"], study["curve"]["at"]
+    lines = ["| row | " + " | ".join(str(number) for number in rounds) + " |", "|" + "---|" * (len(rounds) + 1)]
+    found: dict[str, dict[int, list[float]]] = {}
+    for job in runs:
+        if job.summary is None:
+            continue
+        for text in (job.out / "rounds.jsonl").read_text().splitlines():
+            line = json.loads(text)
+            if line["metrics"].get(name) is not None:
+                found.setdefault(job.row, {}).setdefault(line["round"], []).append(line["metrics"][name])
+    for row, at in found.items():
+        lines.append(f"| {row} | " + " | ".join(spread(at.get(number, [])) for number in rounds) + " |")
+    return "\n".join(lines)
+
+
 def differences(cells: Cells, row: str, other: str, column: str) -> list[float]:
     """Give one row's values less another's, for the seeds that both have."""
     mine, theirs = (cells.get(each, {}).get(column, {}) for each in (row, other))
@@ -207,7 +224,10 @@ def main() -> int:
     complete = True
     if not options.table:
         complete = run_all(listed, options.jobs)
-    print(table(study, [job for job in listed if job.row in study["rows"]]))
+    shown = [job for job in listed if job.row in study["rows"]]
+    print(table(study, shown))
+    if "curve" in study:
+        print(f"\n{study['curve']['of']} after so many rounds:\n{curves(study, shown)}")
     return 0 if complete else 1
 
 

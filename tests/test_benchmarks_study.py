@@ -1,0 +1,80 @@
+"""The studies behind the tables of the docs: each run's configuration is a valid one, and the tables' arithmetic."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from fedbox.simulations.run import check
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+STUDIES = sorted((FOLDER / "studies").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """Give benchmarks/study.py, which is not part of the package."""
+    spec = importlib.util.spec_from_file_location("study_of_benchmarks", FOLDER / "study.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its data class looks it up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_run_of_a_study_has_a_valid_configuration(path: Path, study: ModuleType, tmp_path: Path) -> None:
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    listed = list(study.jobs(plan, tmp_path, [], []))
+    assert {job.row for job in listed} >= set(plan["rows"])
+    for job in listed:
+        given = (word.partition("=") for word in job.arguments[1:])
+        config = check(job.arguments[0], {key: json.loads(value) for key, _, value in given})
+        assert config.rounds >= 1
+    assert f"{path.parent.parent.name}/studies/{path.name}" in path.read_text(encoding="utf-8").splitlines()[0]
+    if "pair" in plan:
+        assert plan["pair"]["row"] in plan["rows"]
+        assert plan["pair"]["of"] in plan["columns"]
+
+
+def finished(job: Any, accuracies: list[float]) -> None:
+    """Leave what a finished run leaves."""
+    job.out.mkdir(parents=True)
+    (job.out / "summary.json").write_text(json.dumps({"status": "completed"}), encoding="utf-8")
+    clients = {"a": {"accuracy": 1.0, "test_examples": 3}, "b": {"accuracy": 0.0, "test_examples": 1}}
+    lines = [
+        json.dumps({"round": number, "metrics": {"accuracy": value, "odd": None}, "clients": clients})
+        for number, value in enumerate(accuracies, 1)
+    ]
+    (job.out / "rounds.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_tables_hold_means_deviations_and_paired_differences(study: ModuleType, tmp_path: Path) -> None:
+    plan = {
+        "config": "quickstart",
+        "seeds": {1: {"seed": 1}, 2: {"seed": 2}},
+        "last": 2,
+        "rows": {"first": {}, "second": {"set": {"rounds": 2}}, "third": {}},
+        "columns": {"accuracy": "accuracy", "one sample, one vote": "by_samples.accuracy", "odd": "odd"},
+        "pair": {"row": "first", "of": "accuracy"},
+        "curve": {"of": "accuracy", "at": [1, 3]},
+    }
+    listed = list(study.jobs(plan, tmp_path, [], []))
+    runs = {(job.row, job.seed): job for job in listed}
+    finished(runs["first", "1"], [0.0, 0.2, 0.4])
+    finished(runs["first", "2"], [0.0, 0.4, 0.6])
+    finished(runs["second", "1"], [0.4, 0.6])
+    table = study.table(plan, listed).splitlines()
+    assert table[2] == "| first | 2 | 0.400 ± 0.141 | 0.750 ± 0.000 |  |  |"
+    assert table[3] == "| second | 1 | 0.500 | 0.750 |  | +0.200 |"
+    assert len(table) == 4
+    assert study.curves(plan, listed).splitlines()[2:] == [
+        "| first | 0.000 ± 0.000 | 0.500 ± 0.141 |",
+        "| second | 0.400 |  |",
+    ]
