@@ -18,6 +18,8 @@ from typing import Any
 
 import yaml
 
+from fedbox.server.records import read_rounds
+
 
 @dataclass(frozen=True)
 class Job:
@@ -92,8 +94,7 @@ def metrics(job: Job, last: int) -> dict[str, float]:
     if job.summary is None:
         return {}
     values: dict[str, list[float]] = {}
-    for text in (job.out / "rounds.jsonl").read_text().splitlines():
-        line = json.loads(text)
+    for line in read_rounds(job.out / "rounds.jsonl"):
         for name, number in {**line["metrics"], **by_samples(line["clients"])}.items():
             if number is not None:
                 values.setdefault(name, []).append(number)
@@ -167,8 +168,7 @@ def curves(study: dict[str, Any], runs: list[Job]) -> str:
     for job in runs:
         if job.summary is None:
             continue
-        for text in (job.out / "rounds.jsonl").read_text().splitlines():
-            line = json.loads(text)
+        for line in read_rounds(job.out / "rounds.jsonl"):
             if line["metrics"].get(name) is not None:
                 found.setdefault(job.row, {}).setdefault(line["round"], []).append(line["metrics"][name])
     for row, at in found.items():

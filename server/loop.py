@@ -41,6 +41,25 @@ class RunFailedError(RuntimeError):
     exit_code = 1
 
 
+class Clock:
+    """How long the phases of one round took, in seconds, and when each began and ended, of `time.monotonic`."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.phases: list[tuple[str, float, float]] = []
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Take the time of a phase, or of one more piece of it."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            end = time.monotonic()
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + end - start
+            self.phases.append((phase, start, end))
+
+
 class Coordinator:
     """One run over one Grid, in one folder."""
 
@@ -75,8 +94,7 @@ class Coordinator:
         self.chooser = Chooser(self.config, self.roster, self.collector)
         self.status = "running"
         self._untold: Record | None = None
-        self._seconds: dict[str, float] = {}
-        self._phases: list[tuple[str, float, float]] = []
+        self._clock = Clock()
 
     def restore(self) -> int:
         """Take up the state of the last checkpoint and give the round that comes next. Raises CheckpointError."""
@@ -115,19 +133,19 @@ class Coordinator:
 
     def _run_round(self, round_: int) -> None:
         began = time.monotonic()
-        self._seconds, self._phases = {}, []
+        self._clock = Clock()
         self.chooser.begin()
         self._seed("ask", round_)
         ask = self.half.ask(round_)
         trained = self._train(round_, ask) if ask is not None else Collected()
-        with self._timed("refine"):
+        with self._clock.timed("refine"):
             self._seed("refine", round_)
             refined = self.half.refine(self.own.site(round_))
         metrics: dict[str, float] = dict(refined)
         metrics |= trained.means()
         evaluated, measure = Collected(), None
         if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds:
-            with self._timed("evaluate"):
+            with self._clock.timed("evaluate"):
                 measure = self._measure(round_, metrics)
                 evaluated = self._evaluate(round_, list(trained.clients), metrics)
         self.stopper.see(metrics)
@@ -142,24 +160,23 @@ class Coordinator:
         up to its checkpoint. What is written is taken down first: the next round may change the arrays.
         """
         round_, frozen = record["round"], None
-        with self._timed("checkpoint"):
+        with self._clock.timed("checkpoint"):
             last = round_ == self.config.rounds or self.stopper.done
             if last or round_ % self.config.engine.checkpoint_every == 0:
                 state = Checkpoint(round_, self.half.weights, {**self.half.state(), **self._own_buffers()})
                 frozen = Frozen.of(state)
             self.writer.wait()  # for the last round's measure or the disk, where they take longer than a round
         self._tell()
-        phases, weights = self._phases, self.half.weights
+        clock, weights = self._clock, self.half.weights
         landmarks = {name: value.copy() for name, value in self.half.landmarks().items()}
-        record["seconds"] = {**self._seconds, "total": time.monotonic() - began}
+        record["seconds"] = {**clock.seconds, "total": time.monotonic() - began}
 
         def write() -> None:
             if measure is not None:
-                start = time.monotonic()
-                record["metrics"] = {**measure(), **record["metrics"]}  # what people look for first
-                phases.append(("evaluate", start, time.monotonic()))
-                record["seconds"]["evaluate"] += time.monotonic() - start
-            self.traces.write(round_, began, visits, phases, landmarks)
+                with clock.timed("evaluate"):
+                    record["metrics"] = {**measure(), **record["metrics"]}  # what people look for first
+                record["seconds"] |= clock.seconds
+            self.traces.write(round_, began, visits, clock.phases, landmarks)
             draft = draft_checkpoint(self.folder / "checkpoint", frozen, self.config) if frozen else None
             self.records.append(record)
             self.committed = weights
@@ -184,7 +201,7 @@ class Coordinator:
     def _train(self, round_: int, ask: Ask) -> Collected:
         config = self.config
         size = size_of(config.clients.per_round, len(self.roster))
-        with self._timed("select"):
+        with self._clock.timed("select"):
             cohort = self.chooser.choose(round_, size, self.half)
         total = self.half.begin()
         self.callback.on_ask(round_, "train", len(cohort))
@@ -202,14 +219,14 @@ class Coordinator:
             total.merge(part)
             add_seconds += time.perf_counter() - start
 
-        with self._timed("train"):
+        with self._clock.timed("train"):
             trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply, merge)
         self._require(round_, trained, len(cohort))
-        with self._timed("aggregate"):
+        with self._clock.timed("aggregate"):
             self._seed("aggregate", round_)
             self.half.finish(total, round_)
-        self._seconds["train"] -= add_seconds
-        self._seconds["aggregate"] += add_seconds
+        self._clock.seconds["train"] -= add_seconds
+        self._clock.seconds["aggregate"] += add_seconds
         return trained
 
     def _require(self, round_: int, trained: Collected, cohort: int) -> None:
@@ -218,7 +235,7 @@ class Coordinator:
             return
         record = self._record(round_, FAILED, {}, trained, Collected())
         self.writer.wait()
-        self.records.append({**record, "seconds": {**self._seconds, "total": sum(self._seconds.values())}})
+        self.records.append({**record, "seconds": {**self._clock.seconds, "total": sum(self._clock.seconds.values())}})
         reasons = "\n".join(f"  {f.client} ({f.kind}): {f.reason}" for f in trained.failures[:5])
         more = len(trained.failures) - 5
         raise RunFailedError(
@@ -279,13 +296,3 @@ class Coordinator:
             "failures": probed.failure_rows() + trained.failure_rows() + evaluated.failure_rows(),
             **({"asked": self.chooser.asked} if self.chooser.asked else {}),
         }
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            end = time.monotonic()
-            self._seconds[phase] = self._seconds.get(phase, 0.0) + end - start
-            self._phases.append((phase, start, end))

@@ -35,8 +35,7 @@ class Own:
         if self._spare is None:
             self._spare = self._federation.model(self.device)
         site = self.site(round_)
-        names = [name for name, _ in (*site.model.named_parameters(), *site.model.named_buffers())]
-        self._spare.load(self.flat.state(names))
+        self._spare.load(self.flat.state([*site.model.state_dict()]))
         return self._site(round_, self._spare)
 
     def _site(self, round_: int, flat: FlatModel) -> Site:

@@ -49,10 +49,10 @@ def finished(job: Any, accuracies: list[float]) -> None:
     (job.out / "summary.json").write_text(json.dumps({"status": "completed"}), encoding="utf-8")
     clients = {"a": {"accuracy": 1.0, "test_examples": 3}, "b": {"accuracy": 0.0, "test_examples": 1}}
     lines = [
-        json.dumps({"round": number, "metrics": {"accuracy": value, "odd": None}, "clients": clients})
+        json.dumps({"round": number, "metrics": {"accuracy": value, "odd": None}, "clients": clients}) + "\n"
         for number, value in enumerate(accuracies, 1)
     ]
-    (job.out / "rounds.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (job.out / "rounds.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def test_tables_hold_means_deviations_and_paired_differences(study: ModuleType, tmp_path: Path) -> None:
