@@ -215,8 +215,8 @@ class WandB(Remote):
         self.run_id = self._run.id
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log a round as one step."""
-        self._run.log(dict(values), step=step)
+        """Log a round as one step, and hand it over at once: a killed run loses no round that waits for the next."""
+        self._run.log(dict(values), step=step, commit=True)
 
     def end(self, summary: Mapping[str, Any]) -> None:
         """Tell the best values and how the run ended."""

@@ -4,7 +4,8 @@ import csv
 import json
 import logging
 import struct
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -112,11 +113,23 @@ def _leveldb_records(log: bytes, header: int = 7, block: int = 32_768) -> Iterat
             at += block - at % block
             continue
         _, length, kind = struct.unpack_from("<IHB", log, at)
+        if at + 7 + length > len(log):  # still being written
+            return
         parts += log[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):
             yield bytes(parts)
             parts.clear()
+
+
+def _when_closed(file: Path, read: Callable[[bytes], Any], seconds: float = 60) -> list[Any]:
+    """Give the records of a W&B file once its last one stands there: the service writes on after finish() returns."""
+    until = time.monotonic() + seconds
+    while True:
+        records = [read(data) for data in _leveldb_records(file.read_bytes())]
+        if any(record.WhichOneof("record_type") == "exit" for record in records) or time.monotonic() > until:
+            return records
+        time.sleep(0.1)
 
 
 def test_wandb_writes_off_line_and_goes_on_under_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,8 +143,7 @@ def test_wandb_writes_off_line_and_goes_on_under_its_id(tmp_path: Path, monkeypa
     assert len({file.stem for file in files}) == 1  # one run, in two sessions
     assert len(files) == 2
     for file in files:
-        for data in _leveldb_records(file.read_bytes()):
-            record = Record.FromString(data)
+        for record in _when_closed(file, Record.FromString):
             if record.WhichOneof("record_type") == "history":
                 row = {
                     item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
