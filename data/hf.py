@@ -54,23 +54,27 @@ def read_hf(
     if root is None:
         raise DataError("data set 'hf' needs root: a name on the Hugging Face hub, or parquet files")
     splits = read_splits(str(root), name)
-    train, test = _choose(str(root), splits, train_split, test_split)
+    train, test = choose_splits(str(root), splits, train_split, test_split)
     columns = _columns(splits[train], image_column, label_column, attributes)
     chosen = {split: splits[split] for split in (train, test) if split is not None}
-    labels, classes = _labels(chosen, columns.label)
+    labels, classes = labels_of(chosen, columns.label)
     parts = []
     for split, rows in chosen.items():
         images = _images(split, rows, columns.image, size, channels)
-        keys = {key: _values(split, rows, key) for key in columns.attributes}
+        keys = {key: value_column(split, rows, key) for key in columns.attributes}
         parts.append(ImageData(images, labels[split], keys))
         channels = 1 if images.shape[1] == 1 else 3  # the train pictures decide for the test pictures
     if test is None:
-        parts = _held_out(parts[0], test_share)
+        parts = held_out(parts[0], test_share)
     depth = parts[0].images.shape[1]
     return DataSet(f"hf:{root}", parts[0], parts[1], classes, (0.5,) * depth, (0.5,) * depth)
 
 
-def _choose(root: str, splits: Mapping[str, Split], train: str, test: str | None) -> tuple[str, str | None]:
+def choose_splits(root: str, splits: Mapping[str, Split], train: str, test: str | None) -> tuple[str, str | None]:
+    """Return the names of the train and test split; of the test split the first usual one, or None where there is none.
+
+    Raises DataError for a name that is not among the splits.
+    """
     for wanted in (train, test):
         if wanted is not None and wanted not in splits:
             hint = did_you_mean(wanted, splits)
@@ -84,15 +88,16 @@ def _columns(rows: Split, image: str | None, label: str | None, attributes: Sequ
 
     if image is None:
         pictures = [column for column, kind in rows.features.items() if _is_image(kind)]
-        image = _only("image_column", pictures, rows)
+        image = only_column("image_column", pictures, rows)
     if label is None:
         classes = [column for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
         named = [column for column in LABEL_NAMES if column in rows.features]
-        label = _only("label_column", ["label"] if "label" in classes else classes or named[:1], rows)
+        label = only_column("label_column", ["label"] if "label" in classes else classes or named[:1], rows)
     return _Columns(image, label, attributes)
 
 
-def _only(option: str, found: list[str], rows: Split) -> str:
+def only_column(option: str, found: list[str], rows: Split) -> str:
+    """Return the one column that was found for an option; DataError for none and for several."""
     if len(found) == 1:
         return found[0]
     fault = f"may be any of {', '.join(found)}" if found else "was not found"
@@ -136,7 +141,8 @@ def _cell_bytes(cell: Any, where: str) -> bytes:
     raise DataError(f"{where}: there is no picture")
 
 
-def _values(split: str, rows: Split, column: str) -> NDArray[Any]:
+def value_column(split: str, rows: Split, column: str) -> NDArray[Any]:
+    """Return a column of numbers or texts as an array [n], class labels by their names."""
     _require(split, rows, column)
     values = np.asarray(rows.column(column))
     if values.dtype == object or values.ndim != 1:
@@ -145,7 +151,7 @@ def _values(split: str, rows: Split, column: str) -> NDArray[Any]:
     return np.asarray(kind.names)[values] if hasattr(kind, "names") else values
 
 
-def _labels(splits: Mapping[str, Split], column: str) -> tuple[dict[str, Int64Array], tuple[str, ...]]:
+def labels_of(splits: Mapping[str, Split], column: str) -> tuple[dict[str, Int64Array], tuple[str, ...]]:
     """Return each split's labels as 0, 1, ... and the class names, which all splits share."""
     values: dict[str, list[Any]] = {}
     for split, rows in splits.items():
@@ -168,6 +174,7 @@ def _labels(splits: Mapping[str, Split], column: str) -> tuple[dict[str, Int64Ar
     return numbered, tuple(map(str, known))
 
 
-def _held_out(data: ImageData, share: float) -> list[ImageData]:
+def held_out(data: ImageData, share: float) -> list[ImageData]:
+    """Return train and test part: a share of every class is kept for testing, the same in every run."""
     chosen = stratified(data.labels, count_of(share, len(data)), generator(0, "hf-test"))
     return [data.take(np.setdiff1d(np.arange(len(data)), chosen)), data.take(chosen)]

@@ -32,7 +32,7 @@ def read_splits(root: str, name: str | None) -> dict[str, Split]:
     if path.exists():
         return _local(path)
     if path.suffix == ".parquet" or path.is_absolute() or root.startswith((".", "~")) or root.count("/") > 1:
-        raise DataError(f"data set 'hf': {str(path)!r} does not exist")
+        raise DataError(f"data.root: {str(path)!r} does not exist")
     return as_splits(_from_hub(root, name))
 
 
@@ -50,7 +50,7 @@ def _local(path: Path) -> dict[str, Split]:
 
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
-        raise DataError(f"data set 'hf': {path} holds no .parquet files")
+        raise DataError(f"data.root: {path} holds no .parquet files")
     tables: dict[str, list[Any]] = {}
     for file in files:
         # data/train-00000-of-00002.parquet and train.parquet both belong to the split "train".

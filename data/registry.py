@@ -21,6 +21,7 @@ from .digits import read_digits
 from .draws import generator
 from .folder import read_image_folder
 from .hf import read_hf
+from .hf_text import read_hf_text
 from .idx import read_fashion_mnist, read_kmnist, read_mnist
 from .options import Reader, call_checked, check_names, did_you_mean, options_of
 from .scenes import read_scenes
@@ -36,6 +37,7 @@ DATASETS: Mapping[str, Reader] = MappingProxyType(
         "digits": read_digits,
         "fashion_mnist": read_fashion_mnist,
         "hf": read_hf,
+        "hf_text": read_hf_text,
         "image_folder": read_image_folder,
         "kmnist": read_kmnist,
         "mnist": read_mnist,

@@ -13,6 +13,7 @@ from .classifiers import Shape, cnn, mlp, resnet
 from .detections import Detections, ObjectDetector, Predictions
 from .detector import detector
 from .errors import ModelError, did_you_mean
+from .hub_text import hf_text
 from .parts import parts
 from .rtdetr import rtdetr
 from .small import mobilenet, vit
@@ -22,6 +23,7 @@ GROUP = "fedbox.models"
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn,
     "detector": detector,
+    "hf_text": hf_text,
     "mlp": mlp,
     "mobilenet": mobilenet,
     "resnet": resnet,

@@ -1,11 +1,11 @@
 """The library's RT-DETRv2 model: made new in a given size, or read from weights in the library's own format."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from .errors import ModelError, did_you_mean
+from .hub import Quiet, folder_of
 
 KIND = "rt_detr_v2"
 PRIOR = 0.01
@@ -83,12 +83,12 @@ def read_model(weights: str, revision: str | None, channels: int, classes: int, 
     channels, and without the extra.
     """
     library = _library()
-    folder = _folder(weights, revision)
+    folder = folder_of("rtdetr", weights, revision)
     try:
         kind = library.PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0].get("model_type")
         if kind != KIND:
             raise ModelError(f"rtdetr: the weights {weights!r} are of the model type {kind!r}; wanted {KIND!r}.")
-        with _Quiet(library):
+        with Quiet(library):
             model, told = library.RTDetrV2ForObjectDetection.from_pretrained(
                 folder,
                 ignore_mismatched_sizes=True,
@@ -140,24 +140,6 @@ def _draw(whole: nn.Module) -> None:
             module.reset_parameters()
 
 
-def _folder(weights: str, revision: str | None) -> str:
-    if Path(weights).is_dir():
-        if revision is not None:
-            raise ModelError(
-                f"rtdetr: revision is {revision!r}, but the weights {weights!r} are a folder. Leave it out."
-            )
-        return weights
-    from huggingface_hub import snapshot_download
-
-    try:
-        return str(snapshot_download(weights, revision=revision, allow_patterns=["*.json", "*.safetensors"]))
-    except Exception as error:
-        raise ModelError(
-            f"rtdetr: the weights {weights!r} are no folder here, and could not be had from the Hugging Face hub: "
-            f"{type(error).__name__}: {error} Where the hub is out of reach, copy the model's folder and name its path."
-        ) from error
-
-
 def _check_complete(weights: str, told: dict[str, Any], known: int, channels: int) -> None:
     if known != channels:
         raise ModelError(f"rtdetr: the weights {weights!r} are for images of {known} channels; these have {channels}.")
@@ -171,23 +153,6 @@ def _check_complete(weights: str, told: dict[str, Any], known: int, channels: in
             f"rtdetr: the weights {weights!r} lack {len(names)} arrays that their config.json asks for, or have them "
             f"in another shape: {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}."
         )
-
-
-class _Quiet:
-    """Keeps the library's progress bar and its report of what was loaded off the screen; errors are told above."""
-
-    def __init__(self, library: Any) -> None:
-        self._logging = library.utils.logging
-
-    def __enter__(self) -> None:
-        self._level, self._bar = self._logging.get_verbosity(), self._logging.is_progress_bar_enabled()
-        self._logging.set_verbosity_error()
-        self._logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        self._logging.set_verbosity(self._level)
-        if self._bar:
-            self._logging.enable_progress_bar()
 
 
 def _library() -> Any:
