@@ -49,11 +49,10 @@ def read_hf_text(
 
     Raises DataError as `hf` does, for a tokenizer that cannot be had, and for a template that does not fit the rows.
     """
-    if root is None or tokenizer is None:
-        raise DataError(
-            "data set 'hf_text' needs root (a name on the Hugging Face hub, or parquet files) and the option tokenizer "
-            "(a folder, or a name on the hub: that of the model)"
-        )
+    if root is None:
+        raise DataError("data set 'hf_text' needs root: a name on the Hugging Face hub, or parquet files")
+    if tokenizer is None:
+        raise DataError("data set 'hf_text' needs the option tokenizer: a folder, or a name on the hub, of the model")
     splits = read_splits(str(root), name)
     train, test = choose_splits(str(root), splits, train_split, test_split)
     chosen = {split: splits[split] for split in (train, test) if split is not None}
