@@ -5,8 +5,7 @@ of the replies, nor a kill and a resume changes a bit of the model.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from ..strategies.registry import settings_of
 from ..strategies.seeds import derive, seed_everything
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Frozen, commit_checkpoint, draft_checkpoint, load_checkpoint
+from .clock import Clock
 from .collect import Collected, Collector
 from .evaluation import client_metrics
 from .own import Own
@@ -39,25 +39,6 @@ class RunFailedError(RuntimeError):
     """A round could not be completed; the run can be resumed from the last checkpoint."""
 
     exit_code = 1
-
-
-class Clock:
-    """How long the phases of one round took, in seconds, and when each began and ended, of `time.monotonic`."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.phases: list[tuple[str, float, float]] = []
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Take the time of a phase, or of one more piece of it."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            end = time.monotonic()
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + end - start
-            self.phases.append((phase, start, end))
 
 
 class Coordinator:
@@ -205,28 +186,22 @@ class Coordinator:
             cohort = self.chooser.choose(round_, size, self.half)
         total = self.half.begin()
         self.callback.on_ask(round_, "train", len(cohort))
-        add_seconds = 0.0
+        clock = self._clock
 
         def use(name: str, update: Update) -> None:
-            nonlocal add_seconds
-            start = time.perf_counter()
-            self.half.add(total, name, update)
-            add_seconds += time.perf_counter() - start
+            with clock.charged("aggregate", instead="train"):
+                self.half.add(total, name, update)
 
         def merge(part: ExactSum) -> None:
-            nonlocal add_seconds
-            start = time.perf_counter()
-            total.merge(part)
-            add_seconds += time.perf_counter() - start
+            with clock.charged("aggregate", instead="train"):
+                total.merge(part)
 
-        with self._clock.timed("train"):
+        with clock.timed("train"):
             trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply, merge)
         self._require(round_, trained, len(cohort))
-        with self._clock.timed("aggregate"):
+        with clock.timed("aggregate"):
             self._seed("aggregate", round_)
             self.half.finish(total, round_)
-        self._clock.seconds["train"] -= add_seconds
-        self._clock.seconds["aggregate"] += add_seconds
         return trained
 
     def _require(self, round_: int, trained: Collected, cohort: int) -> None:
