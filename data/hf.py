@@ -54,9 +54,8 @@ def read_hf(
     if root is None:
         raise DataError("data set 'hf' needs root: a name on the Hugging Face hub, or parquet files")
     splits = read_splits(str(root), name)
-    train, test = choose_splits(str(root), splits, train_split, test_split)
-    columns = _columns(splits[train], image_column, label_column, attributes)
-    chosen = {split: splits[split] for split in (train, test) if split is not None}
+    chosen = choose_splits(str(root), splits, train_split, test_split)
+    columns = _columns(splits[train_split], image_column, label_column, attributes)
     labels, classes = labels_of(chosen, columns.label)
     parts = []
     for split, rows in chosen.items():
@@ -64,14 +63,14 @@ def read_hf(
         keys = {key: value_column(split, rows, key) for key in columns.attributes}
         parts.append(ImageData(images, labels[split], keys))
         channels = 1 if images.shape[1] == 1 else 3  # the train pictures decide for the test pictures
-    if test is None:
+    if len(parts) == 1:
         parts = held_out(parts[0], test_share)
     depth = parts[0].images.shape[1]
     return DataSet(f"hf:{root}", parts[0], parts[1], classes, (0.5,) * depth, (0.5,) * depth)
 
 
-def choose_splits(root: str, splits: Mapping[str, Split], train: str, test: str | None) -> tuple[str, str | None]:
-    """Return the names of the train and test split; of the test split the first usual one, or None where there is none.
+def choose_splits(root: str, splits: Mapping[str, Split], train: str, test: str | None) -> dict[str, Split]:
+    """Return the train split and, if there is one, the test split, by name; by default the first of the usual names.
 
     Raises DataError for a name that is not among the splits.
     """
@@ -79,21 +78,27 @@ def choose_splits(root: str, splits: Mapping[str, Split], train: str, test: str 
         if wanted is not None and wanted not in splits:
             hint = did_you_mean(wanted, splits)
             raise DataError(f"data set {root!r} has no split {wanted!r}{hint}; it has {', '.join(splits)}")
+    if test == train:
+        raise DataError(f"test_split is {test!r}, the train split; leave it out to keep test_share of it for testing")
     others = (split for split in TEST_NAMES if split in splits and split != train)
-    return train, test if test is not None else next(others, None)
+    names = (train, test if test is not None else next(others, None))
+    return {split: splits[split] for split in names if split is not None}
 
 
 def _columns(rows: Split, image: str | None, label: str | None, attributes: Sequence[str]) -> _Columns:
-    import datasets
-
     if image is None:
         pictures = [column for column, kind in rows.features.items() if _is_image(kind)]
         image = only_column("image_column", pictures, rows)
-    if label is None:
-        classes = [column for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
-        named = [column for column in LABEL_NAMES if column in rows.features]
-        label = only_column("label_column", ["label"] if "label" in classes else classes or named[:1], rows)
-    return _Columns(image, label, attributes)
+    return _Columns(image, find_label(rows) if label is None else label, attributes)
+
+
+def find_label(rows: Split) -> str:
+    """Return the column of the labels, by its type or else its name; DataError where that is none or several."""
+    import datasets
+
+    classes = [column for column, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
+    named = [column for column in LABEL_NAMES if column in rows.features]
+    return only_column("label_column", ["label"] if "label" in classes else classes or named[:1], rows)
 
 
 def only_column(option: str, found: list[str], rows: Split) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from .arrays import DataError, DataSet, ImageData, UInt8Array
-from .hf import choose_splits, held_out, labels_of, only_column, value_column
+from .hf import choose_splits, find_label, held_out, labels_of, only_column, value_column
 from .hub import Split, read_splits
 
 TEXT_NAMES = ("text", "sentence", "content", "review")
@@ -54,27 +54,19 @@ def read_hf_text(
     if tokenizer is None:
         raise DataError("data set 'hf_text' needs the option tokenizer: a folder, or a name on the hub, of the model")
     splits = read_splits(str(root), name)
-    train, test = choose_splits(str(root), splits, train_split, test_split)
-    chosen = {split: splits[split] for split in (train, test) if split is not None}
+    chosen = choose_splits(str(root), splits, train_split, test_split)
+    train = chosen[train_split]
     words = _tokenizer(tokenizer, revision, keep)
-    form = template or "{" + only_column("template", _first(splits[train]), splits[train]) + "}"
-    label = label_column or only_column("label_column", _label(splits[train]), splits[train])
-    labels, classes = labels_of(chosen, label)
+    named = [column for column in TEXT_NAMES if column in train.features]
+    form = template or "{" + only_column("template", named[:1], train) + "}"
+    labels, classes = labels_of(chosen, find_label(train) if label_column is None else label_column)
     parts = []
     for split, rows in chosen.items():
         tokens = _encode(words, _texts(split, rows, form, words.mask_token), length)
         parts.append(ImageData(tokens, labels[split], {key: value_column(split, rows, key) for key in attributes}))
-    if test is None:
+    if len(parts) == 1:
         parts = held_out(parts[0], test_share)
     return DataSet(f"hf_text:{root}", parts[0], parts[1], classes, (0.0,) * _DIGITS, (1 / 255,) * _DIGITS)
-
-
-def _first(rows: Split) -> list[str]:
-    return [column for column in TEXT_NAMES if column in rows.features][:1]
-
-
-def _label(rows: Split) -> list[str]:
-    return [column for column in ("label", "labels") if column in rows.features][:1]
 
 
 def _tokenizer(source: str, revision: str | None, keep: str) -> Any:

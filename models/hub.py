@@ -1,5 +1,7 @@
 """Models of Hugging Face transformers: where their files come from, and how the library is kept quiet about them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,20 @@ def folder_of(model: str, weights: str, revision: str | None) -> str:
         raise ModelError(
             f"{model}: the weights {weights!r} are no folder here, and could not be had from the Hugging Face hub: "
             f"{type(error).__name__}: {error} Where the hub is out of reach, copy the model's folder and name its path."
+        ) from error
+
+
+@contextmanager
+def reading(model: str, weights: str) -> Iterator[None]:
+    """Turn what broken files or a configuration of another make bring about into a ModelError of the fedbox model."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"{model}: the weights {weights!r} cannot be read: {type(error).__name__}: {error}. Wanted a folder as "
+            "transformers' save_pretrained writes it, with config.json and model.safetensors."
         ) from error
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .classifiers import Shape
 from .errors import ModelError
-from .hub import Quiet, folder_of
+from .hub import Quiet, folder_of, reading
 
 _BASE = 256
 
@@ -38,7 +38,8 @@ def hf_text(
         raise ModelError("hf_text: weights is missing; wanted a folder, or a name on the Hugging Face hub.")
     library = _library()
     folder = folder_of("hf_text", weights, revision)
-    config = _read(weights, lambda: library.AutoConfig.from_pretrained(folder, local_files_only=True))
+    with reading("hf_text", weights):
+        config = library.AutoConfig.from_pretrained(folder, local_files_only=True)
     places = getattr(config, "max_position_embeddings", None)
     if places is not None and shape[2] > places:
         raise ModelError(f"hf_text: sentences have up to {shape[2]} tokens; {weights!r} takes at most {places}.")
@@ -59,11 +60,10 @@ class HeadText(nn.Module):
     def __init__(self, base: Any, classes: int) -> None:
         super().__init__()
         self.backbone = untied(base)
-        base.eval()
         with torch.no_grad():  # some project their states to another width than the configuration's
             width = base(input_ids=torch.ones((1, 1), dtype=torch.int64)).last_hidden_state.shape[-1]
-        base.train()
         self.head = nn.Linear(width, classes)
+        self.train()  # weights are read into modules in evaluation mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits; fillings do not enter the mean."""
@@ -88,6 +88,7 @@ class WordText(nn.Module):
         self.language = untied(whole)
         self.register_buffer("words", torch.tensor(words), persistent=False)
         self.mask = mask
+        self.train()  # weights are read into modules in evaluation mode
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
@@ -130,23 +131,10 @@ def untied(module: nn.Module) -> nn.Module:
     return module
 
 
-def _read(weights: str, read: Any) -> Any:
-    try:
-        return read()
-    except Exception as error:  # whatever a broken file or a configuration of another make brings about
-        raise ModelError(
-            f"hf_text: the weights {weights!r} cannot be read: {type(error).__name__}: {error}. Wanted a folder as "
-            "transformers' save_pretrained writes it, with config.json and model.safetensors."
-        ) from error
-
-
 def _load(library: Any, kind: str, weights: str, folder: str) -> nn.Module:
-    with Quiet(library):
-        model, told = _read(
-            weights,
-            lambda: getattr(library, kind).from_pretrained(
-                folder, output_loading_info=True, local_files_only=True, use_safetensors=True, dtype="float32"
-            ),
+    with reading("hf_text", weights), Quiet(library):
+        model, told = getattr(library, kind).from_pretrained(
+            folder, output_loading_info=True, local_files_only=True, use_safetensors=True, dtype="float32"
         )
     missing = sorted(key for key in told["missing_keys"] if "pooler" not in key)
     if missing:
@@ -163,7 +151,8 @@ def _word_numbers(
 ) -> tuple[list[int], int | None]:
     if isinstance(words, str) or len(words) != classes:
         raise ModelError(f"hf_text: words is {words!r}; wanted a list of {classes}, one for each class.")
-    tokenizer = _read(weights, lambda: library.AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    with reading("hf_text", weights):
+        tokenizer = library.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     found = {word: tokenizer(word, add_special_tokens=False)["input_ids"] for word in words}
     bad = {word: len(ids) for word, ids in found.items() if len(ids) != 1 or ids[0] == tokenizer.unk_token_id}
     if bad or len(found) != len(words):

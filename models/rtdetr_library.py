@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from .errors import ModelError, did_you_mean
-from .hub import Quiet, folder_of
+from .hub import Quiet, folder_of, reading
 
 KIND = "rt_detr_v2"
 PRIOR = 0.01
@@ -84,7 +84,7 @@ def read_model(weights: str, revision: str | None, channels: int, classes: int, 
     """
     library = _library()
     folder = folder_of("rtdetr", weights, revision)
-    try:
+    with reading("rtdetr", weights):
         kind = library.PreTrainedConfig.get_config_dict(folder, local_files_only=True)[0].get("model_type")
         if kind != KIND:
             raise ModelError(f"rtdetr: the weights {weights!r} are of the model type {kind!r}; wanted {KIND!r}.")
@@ -98,13 +98,6 @@ def read_model(weights: str, revision: str | None, channels: int, classes: int, 
                 dtype="float32",
                 **_common(classes, frozen),
             )
-    except ModelError:
-        raise
-    except Exception as error:  # whatever a broken file or a configuration of another make brings about
-        raise ModelError(
-            f"rtdetr: the weights {weights!r} cannot be read: {type(error).__name__}: {error}. Wanted a folder as "
-            "transformers' save_pretrained writes it, with config.json and model.safetensors."
-        ) from error
     _check_complete(weights, told, model.config.backbone_config.num_channels, channels)
     return model.model
 

@@ -114,6 +114,7 @@ def test_columns_can_be_named(tmp_path):
     [
         ({"train_split": "trian"}, r"no split 'trian' \(did you mean 'train'\?\); it has test, train"),
         ({"test_split": "dev"}, "no split 'dev'"),
+        ({"test_split": "train"}, "'train', the train split; leave it out"),
         ({"image_column": "image"}, r"no column 'image'; it has picture, kind, weather"),
         ({"label_column": "kidn"}, "did you mean 'kind'"),
         ({"attributes": ["wether"]}, "did you mean 'weather'"),
