@@ -1,8 +1,9 @@
 """Run the rows of a study over its seeds and print the table: what an effect is, against what, and how sure.
 
 A study is a YAML file: `config`, a bundled configuration; `seeds`, a list of overrides, one for each seed; `starts`,
-runs whose final weights others begin from; `rows`, one run for each seed. Every run has a folder of its own under
---out, goes on after a kill, and is left alone once it is complete. Each is a plain `fedbox run`, printed as it begins.
+runs whose final weights others begin from (`from`) or are given as a file (`files`, KEY: START); `rows`, one run for
+each seed. Every run has a folder of its own under --out, goes on after a kill, and is left alone once it is complete.
+Each is a plain `fedbox run`, printed as it begins.
 """
 
 import argparse
@@ -29,7 +30,7 @@ class Job:
     seed: str
     out: Path
     arguments: list[str]
-    after: tuple[str, str] | None
+    after: frozenset[tuple[str, str]]
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -40,10 +41,10 @@ class Job:
 
 
 def jobs(study: dict[str, Any], out: Path, rows: list[str], seeds: list[str]) -> Iterator[Job]:
-    """Give the runs, seed by seed, each after the one that it begins from (which the file names earlier)."""
+    """Give the runs, seed by seed, each after those that it needs (which the file names earlier)."""
     every = {**study.get("starts", {}), **study["rows"]}
     wanted = {*(rows or study["rows"])}
-    while more := {every[name]["from"] for name in wanted if "from" in every[name]} - wanted:
+    while more := {start for name in wanted for start in starts_of(every[name])} - wanted:
         wanted |= more
     for seed, overrides in study["seeds"].items():
         if seeds and str(seed) not in seeds:
@@ -51,12 +52,23 @@ def jobs(study: dict[str, Any], out: Path, rows: list[str], seeds: list[str]) ->
         for name, row in every.items():
             if name not in wanted:
                 continue
-            start, given = row.get("from"), {**study.get("all", {}), **overrides}
-            if start is not None:
-                given |= {**study.get("after", {}), "model.weights": str(out / start / str(seed) / "model.safetensors")}
-            given |= row.get("set", {})
+            given = {**study.get("all", {}), **overrides}
+            if "from" in row:
+                given |= {**study.get("after", {}), "model.weights": model_of(out, row["from"], seed)}
+            given |= row.get("set", {}) | {k: model_of(out, start, seed) for k, start in row.get("files", {}).items()}
             arguments = [study["config"]] + [f"{k}={json.dumps(v)}" for k, v in given.items()]
-            yield Job(name, str(seed), out / name / str(seed), arguments, (start, str(seed)) if start else None)
+            starts = frozenset((start, str(seed)) for start in starts_of(row))
+            yield Job(name, str(seed), out / name / str(seed), arguments, starts)
+
+
+def starts_of(row: dict[str, Any]) -> list[str]:
+    """Give the runs whose final weights a row needs."""
+    return [*([row["from"]] if "from" in row else []), *row.get("files", {}).values()]
+
+
+def model_of(out: Path, start: str, seed: object) -> str:
+    """Give where a run leaves its final weights."""
+    return str(out / start / str(seed) / "model.safetensors")
 
 
 def run(job: Job) -> None:
@@ -79,8 +91,8 @@ def run_all(listed: list[Job], at_once: int) -> bool:
         while waiting or running:
             pending = {(job.row, job.seed) for job in [*waiting, *running.values()]}
             failed = {(job.row, job.seed) for job in listed if job.summary is None} - pending
-            waiting = [job for job in waiting if job.after not in failed]
-            for job in [job for job in waiting if job.after not in pending][: at_once - len(running)]:
+            waiting = [job for job in waiting if not job.after & failed]
+            for job in [job for job in waiting if not job.after & pending][: at_once - len(running)]:
                 waiting.remove(job)
                 running[pool.submit(run, job)] = job
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -78,3 +78,28 @@ def test_tables_hold_means_deviations_and_paired_differences(study: ModuleType, 
         "| first | 0.000 ± 0.000 | 0.500 ± 0.141 |",
         "| second | 0.400 |  |",
     ]
+
+
+def test_a_row_waits_for_the_runs_whose_models_it_needs(study: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:
+    plan = {
+        "config": "quickstart",
+        "seeds": {1: {}, 2: {}},
+        "starts": {"warm": {}, "expert": {}, "unused": {}},
+        "rows": {"first": {"from": "warm", "files": {"clients.order.expert": "expert"}}, "second": {}},
+    }
+    listed = list(study.jobs(plan, tmp_path, ["first"], ["2"]))
+    assert [job.row for job in listed] == ["warm", "expert", "first"]
+    models = {start: json.dumps(str(tmp_path / start / "2" / "model.safetensors")) for start in ("warm", "expert")}
+    assert f"model.weights={models['warm']}" in listed[-1].arguments
+    assert f"clients.order.expert={models['expert']}" in listed[-1].arguments
+
+    def run(job: Any) -> None:  # in place of minutes of training: the expert fails
+        ran.append(job.row)
+        if job.row != "expert":
+            finished(job, [1.0])
+
+    ran: list[str] = []
+    monkeypatch.setattr(study, "run", run)
+    assert not study.run_all(listed, 1)
+    assert ran == ["warm", "expert"]  # without the expert there is nothing to give
+    assert [job.row for job in study.jobs(plan, tmp_path, ["second"], [])] == ["second", "second"]
