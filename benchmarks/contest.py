@@ -3,13 +3,16 @@
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from fedbox.client.workspace import Workspace, forget, use
@@ -63,6 +66,44 @@ class Fedbox:
         return self.coordinator.half.weights
 
 
+class Apart:
+    """A contestant in a process of its own: what fedbox sets for its processes does not reach it there.
+
+    `took` is the seconds of the last round by its own clock, the way there and back left out.
+    """
+
+    def __init__(self, make: Callable[[], Contestant], stack: ExitStack) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        # It bears the name by which pfl, for one, decides whether it may run in this process.
+        process = context.Process(target=_alone, args=(make, theirs), name="MainProcess", daemon=True)
+        process.start()
+        theirs.close()
+        stack.callback(process.join)
+        stack.callback(self._pipe.close)
+        self.took = 0.0
+
+    def round(self, number: int, weights: Weights) -> Weights:
+        """Let it run a round. Raises EOFError where it died; its own message stands above."""
+        self._pipe.send((number, weights))
+        result: Weights
+        result, self.took = self._pipe.recv()
+        return result
+
+
+def _alone(make: Callable[[], Contestant], pipe: Connection) -> None:
+    torch.set_num_threads(1)
+    contestant = make()
+    try:
+        while True:
+            number, weights = pipe.recv()
+            start = time.perf_counter()
+            result = contestant.round(number, weights)
+            pipe.send((result, time.perf_counter() - start))
+    except EOFError:
+        return
+
+
 def take_turn(
     field: Mapping[str, Contestant], number: int, weights: Weights
 ) -> tuple[dict[str, Weights], dict[str, float]]:
@@ -76,7 +117,7 @@ def take_turn(
     for name in [*names[first:], *names[:first]]:
         start = time.perf_counter()
         results[name] = field[name].round(number, weights)
-        took[name] = time.perf_counter() - start
+        took[name] = getattr(field[name], "took", time.perf_counter() - start)
     return results, took
 
 

@@ -4,8 +4,8 @@
 
 Three clients with 64 generated scenes of 128x128 each train one epoch of AdamW in batches of 16: on their labels
 (strategy fedavg), on the pseudo-labels of a moving average (fedavg-ema), and on these with FedSTO's spectral term
-(phase 2 of fedsto). The contestants take turns, round by round, in one process; each round begins from the same weights
-and draws the same views, and its result is checked to be the same model. See benchmarks/README.md.
+(phase 2 of fedsto). The contestants take turns, round by round, each in processes of its own; each round begins from
+the same weights and draws the same views, and its result is checked to be the same model. See benchmarks/README.md.
 """
 
 import argparse
@@ -14,17 +14,19 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from contest import NEVER, Contestant, Fedbox, Weights, difference, machine, take_turn
+from contest import NEVER, Apart, Contestant, Fedbox, Weights, difference, machine, take_turn
 
 from fedbox.configs import Config
 from fedbox.data.box_views import BoxViews, Targets
 from fedbox.models import build_model
 from fedbox.models.detections import Detections
 from fedbox.models.detector import Detector
+from fedbox.models.process import settle
 from fedbox.simulations.run import check
 from fedbox.strategies.base import identity
 from fedbox.strategies.box_samples import BoxSamples
@@ -131,13 +133,18 @@ def work(kind: str) -> Config:
     )
 
 
+def loop_over(kind: str) -> Loop:
+    """Give the bare loop over the work."""
+    return Loop(Federation.prepare(work(kind)), kind)
+
+
 def race(kind: str, repeats: int, workers: int, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Let the contestants take turns; give seconds by contestant and the largest difference of their models."""
     apart = 0.0
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(identity(RUN_ID))
         federation = Federation.prepare(work(kind))
-        field: dict[str, Contestant] = {"loop": Loop(federation, kind)}
+        field: dict[str, Contestant] = {"loop": Apart(partial(loop_over, kind), stack)}
         for count in sorted({1, workers}):
             field[f"workers_{count}"] = Fedbox(federation, Path(folder) / str(count), count, stack, refine=False)
         flat = federation.model(torch.device("cpu"))
@@ -178,7 +185,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, metavar="N", help="turns that count [default: 12; with --quick 2]")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes of the last contestant")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    settle()
     result: dict[str, Any] = {"machine": machine()}
     for name in KINDS:
         result[name] = race(name, options.repeats or (2 if options.quick else 12), options.workers)

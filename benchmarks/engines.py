@@ -20,9 +20,10 @@ import detection
 import memory
 import peers
 import pfl_peer
-import torch
 from contest import machine
 from race import LOOP, ONE, PFL, TWO, WARM_UP, WORKS, race
+
+from fedbox.models.process import settle
 
 PARTS = (*WORKS, "flower", "memory", "detection")
 FLOWER_QUICK = ("cnn",)
@@ -149,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.turns is not None and options.turns < 1:
         parser.error(f"--turns is {options.turns}; give at least 1")
-    torch.set_num_threads(1)
+    settle()
     found = measure(options.only, options.quick, options.turns or (2 if options.quick else 25))
     if sys.stderr.isatty():
         print("\r\033[K", end="", file=sys.stderr)

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
 from contest import NEVER, Fedbox
 from race import LR
 
 from fedbox.configs import load_config
+from fedbox.models.process import settle
 from fedbox.server.memory import peak_rss_mb
 from fedbox.strategies.base import identity
 from fedbox.strategies.federation import Federation
@@ -85,5 +85,5 @@ def measure(quick: bool, tell: Callable[[str], None]) -> dict[str, dict[str, flo
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
+    settle()
     print(json.dumps(memory_of(*map(int, sys.argv[1:]))))

@@ -1,4 +1,4 @@
-"""pfl-research (Apple) on torch as a contestant: FederatedAveraging over its SimulatedBackend, in this process.
+"""pfl-research (Apple) on torch as a contestant: FederatedAveraging over its SimulatedBackend, in one process.
 
 pfl 0.6.0 pins old versions of torch and others but runs beside new ones, so it is installed without its dependencies
 into a folder of its own under the user's cache.
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from contest import Weights
-from race import LR, Loop
+from race import LR, Loop, Work, loop_in
 
 VERSION = "0.6.0"
 PACKAGES = (f"pfl=={VERSION}", "dp-accounting", "multiprocess", "dill", "prv-accountant")
@@ -94,3 +94,8 @@ class Pfl:
             send_metrics_to_platform=False,
         )
         return {name: value.detach().numpy().copy() for name, value in loop.model.state_dict().items()}
+
+
+def pfl_over(work: Work) -> Pfl:
+    """Give pfl over the work."""
+    return Pfl(loop_in(work, channels_last=False))

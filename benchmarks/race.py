@@ -1,8 +1,8 @@
 """The work that engines are timed on, the bare loop that does it by hand, and the race of both with fedbox and pfl.
 
-Twenty clients train one epoch of plain SGD; their weights are averaged. The contestants take turns, round by round, in
-one process, so that a busy machine slows all of them; each round begins from the same weights, and its result is
-checked to be the same model.
+Twenty clients train one epoch of plain SGD; their weights are averaged. The contestants take turns, round by round, so
+that a busy machine slows all of them, each in processes of its own; each round begins from the same weights, and its
+result is checked to be the same model.
 """
 
 import statistics
@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from contest import NEVER, Contestant, Fedbox, Weights, difference, take_turn
+from contest import NEVER, Apart, Contestant, Fedbox, Weights, difference, take_turn
 
 from fedbox.configs import Config, load_config
 from fedbox.models import build_model
@@ -118,6 +118,11 @@ def loop_of(work: Work) -> Loop:
     return Loop(Federation.prepare(config_of(work)))
 
 
+def loop_in(work: Work, channels_last: bool) -> Loop:
+    """Give a bare loop over the work in one of the memory formats."""
+    return Loop(Federation.prepare(config_of(work)), torch.channels_last if channels_last else torch.contiguous_format)
+
+
 def initial(federation: Federation) -> Weights:
     """Give the weights that every contestant begins from."""
     flat = federation.model(torch.device("cpu"))
@@ -135,7 +140,7 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(identity(RUN_ID))
         federation = Federation.prepare(config_of(work))
-        field = contestants(federation, Path(folder), stack, pfl)
+        field = contestants(work, federation, Path(folder), stack, pfl)
         weights, seconds = initial(federation), {name: list[float]() for name in field}
         for number in range(1, warm_up + turns + 1):
             tell(f"turn {number} of {warm_up + turns}")
@@ -155,18 +160,18 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
     return {"seconds": seconds, "faster": faster(seconds), **about}
 
 
-def contestants(federation: Federation, folder: Path, stack: ExitStack, pfl: bool) -> dict[str, Contestant]:
+def contestants(work: Work, federation: Federation, folder: Path, stack: ExitStack, pfl: bool) -> dict[str, Contestant]:
     """Give every contestant, ready to run."""
     field: dict[str, Contestant] = {
-        LOOP: Loop(federation),
-        LOOP_LAST: Loop(federation, torch.channels_last),
+        LOOP: Apart(partial(loop_in, work, channels_last=False), stack),
+        LOOP_LAST: Apart(partial(loop_in, work, channels_last=True), stack),
         ONE: Fedbox(federation, folder / "one", 1, stack),
         TWO: Fedbox(federation, folder / "two", 2, stack),
     }
     if pfl:
-        from pfl_peer import Pfl
+        from pfl_peer import pfl_over
 
-        field[PFL] = Pfl(Loop(federation))
+        field[PFL] = Apart(partial(pfl_over, work), stack)
     return field
 
 

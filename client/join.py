@@ -37,9 +37,9 @@ class SiteWork:
 
     def prepare(self, config: str, run: str, number: int) -> dict[str, int]:
         """Read the data and build the model. Raises DataError, ModelError, PluginError."""
-        import torch
+        from ..models.process import settle
 
-        torch.set_num_threads(1)  # as in a simulation: the same bits
+        settle()
         checked, folder = self._own(config), str(self._state / run)
         text = checked.model_dump_json()
         if self._data is not None:

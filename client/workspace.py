@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..configs import Config
 from ..models import FlatModel, buffer_names
+from ..models.process import settle
 from ..models.stacked import StackError
 from ..strategies.contract import ClientHalf, Plain, Update
 from ..strategies.federation import Federation, read_expert
@@ -235,7 +236,7 @@ def workspace_for(config_json: str, folder: str) -> Workspace:
     """Give the process's workspace for a configuration, built on first use."""
     key = (config_json, folder)
     if key not in _workspaces:
-        torch.set_num_threads(1)  # a process of its own, on a node: the same bits as in a simulation
+        settle()  # a process of its own, on a node
         federation = Federation.prepare(Config.model_validate_json(config_json))
         use(Workspace(federation, Path(folder) if folder else None), config_json, folder)
     return _workspaces[key]

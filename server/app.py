@@ -7,11 +7,11 @@ that is there already goes on).
 import time
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..configs import Config
+from ..models.process import settle
 from ..strategies.base import read_run_config
 from ..strategies.federation import Federation
 from ..strategies.registry import find
@@ -26,7 +26,7 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation over the Grid. Raises RunFailedError when a round cannot be completed."""
-    torch.set_num_threads(1)  # as everywhere: how a sum is split over threads changes its last bits
+    settle()
     config_json, folder = read_run_config(context.run_config)
     config = Config.model_validate_json(config_json)
     path = Path(folder) if folder else default_folder(config, resume=False)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..configs import Config, ConfigError, Fault, load_config
+from ..models.process import settle
 from ..strategies.base import identity
 from ..strategies.grids import RUN_ID
 from ..strategies.registry import settings_faults
@@ -54,9 +55,9 @@ def told(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def own_thread_and_randomness() -> Iterator[None]:
-    """Run on one torch thread, as workers do (their number changes sums); leave the caller's state alone."""
+    """Run on one torch thread, as workers do; leave the caller's threads and random numbers alone."""
     threads, python, numpy_state = torch.get_num_threads(), random.getstate(), np.random.get_state()
-    torch.set_num_threads(1)
+    settle()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             yield

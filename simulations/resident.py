@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 
 from ..client.app import app
 from ..client.driver import context_for, drive
 from ..client.workspace import Workspace, use
 from ..configs import Config
+from ..models.process import settle
 from ..server.memory import peak_rss_mb
 from ..strategies.base import Metadata, remade, run_config
 from .packing import Broadcasts, Layout, Packed, pack
@@ -28,7 +28,7 @@ class Resident:
 
     def __init__(self, path: list[str], config_json: str, folder: str, mark: str, shared: Shared, data: Any) -> None:
         sys.path += [entry for entry in path if entry not in sys.path]
-        torch.set_num_threads(1)  # as every worker has: their number changes sums
+        settle()
         where = Path(folder, MARK)
         if not where.is_file() or where.read_text(encoding="utf-8") != mark:
             raise WorkerError(

@@ -17,6 +17,7 @@ from ..client.app import app
 from ..client.driver import context_for, drive
 from ..client.workspace import Workspace, use
 from ..configs import Config
+from ..models.process import settle
 from ..server.memory import peak_rss_mb
 from ..strategies.base import Message, remade, run_config
 from ..strategies.optim import make_optimizer
@@ -95,7 +96,7 @@ def main() -> None:
     pipe_fd, lifeline, *slab_fds = map(int, sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
     threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
-    torch.set_num_threads(1)
+    settle()
     worker = Worker(Connection(pipe_fd), [Block(fd) for fd in slab_fds])
     try:
         if worker.begin(worker.pipe.recv()):
