@@ -14,6 +14,7 @@ from ..configs import Config
 from ..models import FlatModel, buffer_names
 from ..models.process import settle
 from ..models.stacked import StackError
+from ..strategies.box_samples import BoxSamples
 from ..strategies.contract import ClientHalf, Plain, Update
 from ..strategies.federation import Federation, read_expert
 from ..strategies.order import Order, whole
@@ -123,7 +124,7 @@ class Workspace:
         found = self._kept.pop(site.name, None)
         if found is None:
             found = site.labelled
-            if type(found) is not Samples:
+            if isinstance(found, BoxSamples):
                 raise StackError("the data are not images with one class each")
             self._room -= len(found) * found.values
         self._kept[site.name] = found  # the last one used is the last to go

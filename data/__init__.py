@@ -3,7 +3,7 @@
 Importing the room is quick: torch, datasets, pillow and matplotlib are imported where they are used.
 """
 
-from .arrays import DataError, DataSet, ImageData
+from .arrays import DataError, DataSet, ImageData, TextSet
 from .box_views import BoxViews, Geometry, Targets
 from .boxes_data import BoxData, BoxSet
 from .coco_map import coco_metrics, match_quality
@@ -22,6 +22,7 @@ __all__ = [
     "ClientTable",
     "DataError",
     "DataSet",
+    "TextSet",
     "Geometry",
     "ImageData",
     "Partition",

@@ -96,6 +96,11 @@ class DataSet:
         return channels, height, width
 
 
+@dataclass(frozen=True, eq=False)
+class TextSet(DataSet):
+    """Sentences that go the ways of images, as tokens in [n, channels, 1, length]: there are no views of them."""
+
+
 def _check_array(name: str, values: object, dtype: np.dtype[np.generic], ndim: int) -> None:
     if not isinstance(values, np.ndarray) or values.dtype != dtype or values.ndim != ndim:
         given = f"{values.dtype} with shape {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__

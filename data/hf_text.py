@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from .arrays import DataError, DataSet, ImageData, UInt8Array
+from .arrays import DataError, ImageData, TextSet, UInt8Array
 from .hf import choose_splits, find_label, held_out, labels_of, only_column, value_column
 from .hub import Split, read_splits
 
@@ -37,7 +37,7 @@ def read_hf_text(
     label_column: str | None = None,
     attributes: Sequence[str] = (),
     test_share: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-) -> DataSet:
+) -> TextSet:
     """Read labelled texts as tokens, uint8 [n, 3, 1, length]; needs the extra `text`.
 
     root, name, train_split, test_split, label_column, attributes, test_share: as for `hf`.
@@ -66,7 +66,7 @@ def read_hf_text(
         parts.append(ImageData(tokens, labels[split], {key: value_column(split, rows, key) for key in attributes}))
     if len(parts) == 1:
         parts = held_out(parts[0], test_share)
-    return DataSet(f"hf_text:{root}", parts[0], parts[1], classes, (0.0,) * _DIGITS, (1 / 255,) * _DIGITS)
+    return TextSet(f"hf_text:{root}", parts[0], parts[1], classes, (0.0,) * _DIGITS, (1 / 255,) * _DIGITS)
 
 
 def _tokenizer(source: str, revision: str | None, keep: str) -> Any:

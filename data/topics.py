@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from .arrays import DataSet, ImageData
+from .arrays import ImageData, TextSet
 from .draws import generator
 
 VOCABULARY = 256  # a word is a byte; 0 fills a sentence up to its length
@@ -26,7 +26,7 @@ def read_topics(
     share: Annotated[float, Field(gt=0, le=1)] = 0.3,
     other: Annotated[float, Field(ge=0, le=1)] = 0.1,
     seed: int = 0,
-) -> DataSet:
+) -> TextSet:
     """Make `samples` train and `test_samples` test sentences, uint8 [1, 1, length]; `root` is not used.
 
     A word of a sentence is one of its topic with probability `share`, one of any topic with probability `other`, and
@@ -38,7 +38,7 @@ def read_topics(
         for part, count in (("train", samples), ("test", test_samples))
     ]
     names = tuple(f"topic_{number}" for number in range(topics))
-    return DataSet("topics", parts[0], parts[1], names, (0.0,), (1 / 255,))
+    return TextSet("topics", parts[0], parts[1], names, (0.0,), (1 / 255,))
 
 
 def _make(rng: np.random.Generator, count: int, topics: int, length: int, share: float, other: float) -> ImageData:

@@ -11,21 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configs import Config
-from ..data.arrays import DataError, DataSet, ImageData
+from ..data.arrays import DataError, DataSet, ImageData, TextSet
 from ..data.boxes_data import BoxData, BoxSet
 from ..data.partition import Partition
 from ..data.rows import Rows
 from ..strategies.federation import Federation
 from .shared import Block, Layout, get, put
 
-_FIELDS = {"images": ("images", "labels"), "boxes": ("images", "boxes", "box_labels", "offsets")}
+_IMAGES = ("images", "labels")
+_FIELDS = {"images": _IMAGES, "texts": _IMAGES, "boxes": ("images", "boxes", "box_labels", "offsets")}
+_SETS: dict[str, Any] = {"boxes": BoxSet, "texts": TextSet, "images": DataSet}
 
 
 @dataclass(frozen=True)
 class Shared:
     """What a worker needs, besides the block, to see the federation.
 
-    `kind` is images or boxes; `files` names, by split, the files of images that are mapped.
+    `kind` is images, texts or boxes; `files` names, by split, the files of images that are mapped.
     """
 
     kind: str
@@ -40,7 +42,7 @@ class Shared:
 def share(federation: Federation, block: Block) -> Shared:
     """Copy the federation's arrays into a block."""
     data = federation.dataset
-    kind = "boxes" if isinstance(data, BoxSet) else "images"
+    kind = next(kind for kind, each in _SETS.items() if isinstance(data, each))
     arrays: dict[str, Any] = {
         "server": federation.server,
         "validation": federation.validation,
@@ -81,7 +83,6 @@ def attach(block: Block, shared: Shared, config: Config) -> Federation:
             fields["images"] = _mapped(shared.files[split], fields["images"])
         make = BoxData if shared.kind == "boxes" else ImageData
         parts.append(make(**fields, attributes=attributes))
-    kind: Any = BoxSet if shared.kind == "boxes" else DataSet
-    dataset = kind(shared.name, *parts, shared.classes, shared.mean, shared.std)
+    dataset = _SETS[shared.kind](shared.name, *parts, shared.classes, shared.mean, shared.std)
     clients = Partition(arrays["offsets"], arrays["flat"], None)
     return Federation(config, dataset, np.asarray(arrays["server"]), np.asarray(arrays["validation"]), clients)

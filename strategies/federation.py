@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..configs import Config, ModelSpec
-from ..data.arrays import DataError, DataSet
+from ..data.arrays import DataError, DataSet, TextSet
 from ..data.boxes_data import BoxData, BoxSet
 from ..data.describe import ClientTable, client_table
 from ..data.partition import Partition, partition
@@ -17,7 +17,7 @@ from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
 from ..models import FlatModel, ModelError, PlainModel, build_model, load_weights
 from .box_samples import BoxSamples
-from .samples import Samples
+from .samples import Samples, TextSamples
 from .seeds import derive
 
 Index = NDArray[np.int64]
@@ -52,6 +52,11 @@ class Federation:
         """Read the data set and deal it, as a pure function of the configuration. Raises DataError."""
         data = config.data
         dataset = load_dataset(data.dataset, data.root, **data.options)
+        if isinstance(dataset, TextSet) and config.train.view != "none":
+            raise DataError(
+                f"train.view is {config.train.view}, but {dataset.name} holds sentences, of which there are no views; "
+                "give train.view=none"
+            )
         labels = dataset.train.labels
         validation, rest = holdout(labels, data.validation_share, derive(config.seed, "validation"))
         held, kept = _server_part(config, dataset, rest)
@@ -174,7 +179,8 @@ class Federation:
         if isinstance(data, DataSet):
             part = getattr(data, split)
             images, labels = part.images[index], part.labels[index]
-            return Samples(images, labels, mean=data.mean, std=data.std, device=device, labelled=labelled)
+            kind = TextSamples if isinstance(data, TextSet) else Samples
+            return kind(images, labels, mean=data.mean, std=data.std, device=device, labelled=labelled)
         boxes: BoxData = getattr(data, split).take(index)
         key = self.config.data.partition.key
         domains = (

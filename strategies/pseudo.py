@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor, nn
 
+from .box_samples import BoxSamples
 from .contract import Metrics, Samples, Site
 
 
 def class_samples(samples: Samples, strategy: str) -> Samples:
     """Give the samples as images with one class each. Raises TypeError for images with boxes."""
-    if type(samples) is not Samples:
+    if isinstance(samples, BoxSamples):
         raise TypeError(f"{strategy} needs images with one class each, and these have boxes; see fedsto for those")
     return samples
 

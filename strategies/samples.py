@@ -1,7 +1,7 @@
 """Samples as a strategy sees them: a participant's part of the data set as tensors, and what is learnt from it.
 
 Samples know their task: `loss` is what a model is trained on and `evaluate` how it is measured. Those of this file are
-images with one class each; `box_samples.py` has images with boxes.
+images, or sentences, with one class each; `box_samples.py` has images with boxes.
 """
 
 import math
@@ -154,3 +154,12 @@ class Samples:
             right += (scores.argmax(1) == y).sum()
             total += float(functional.cross_entropy(scores, y, reduction="sum"))
         return {"accuracy": float(right) / len(self), "loss": total / len(self)}
+
+
+class TextSamples(Samples):
+    """Sentences with one class each, as tokens where images have their values."""
+
+    @staticmethod
+    def views(flip: bool, strength: float) -> Any:
+        """Raise TypeError: a mirrored or discoloured sentence is another one, or none."""
+        raise TypeError("there are no views of sentences; take train.view=none, and a strategy that makes no views")
