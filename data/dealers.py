@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from .arrays import DataError, Int64Array
 from .draws import generator
+from .library import partitioners
 from .options import did_you_mean
 
 PROFILES = ("linear", "square", "exponential")
@@ -73,17 +74,13 @@ def _deal(partitioner: Any, **columns: NDArray[Any]) -> list[Sequence[int]]:
 
 
 def _iid(wish: Wish) -> Parts:
-    from flwr_datasets.partitioner import SizePartitioner
-
     # Not IidPartitioner: it can only copy a data set for each part. Its sizes are the same.
     size, more = divmod(len(wish.labels), wish.clients)
     sizes = [size + 1] * more + [size] * (wish.clients - more)
-    return _deal(SizePartitioner(sizes), label=wish.labels), None
+    return _deal(partitioners().SizePartitioner(sizes), label=wish.labels), None
 
 
 def _dirichlet(wish: Wish) -> Parts:
-    from flwr_datasets.partitioner import DirichletPartitioner
-
     total, classes = len(wish.labels), len(np.unique(wish.labels))
     if not wish.alpha > 0:
         raise DataError(f"alpha must be above 0, got {wish.alpha}")
@@ -98,7 +95,7 @@ def _dirichlet(wish: Wish) -> Parts:
     best = 0
     for draw in range(draws):
         seed = _library_seed(wish.seed, f"dirichlet-{draw}")
-        dealer = DirichletPartitioner(
+        dealer = partitioners().DirichletPartitioner(
             wish.clients, "label", float(wish.alpha), 0, self_balancing=wish.balance, shuffle=False, seed=seed
         )
         parts = _deal(dealer, label=wish.labels)
@@ -117,8 +114,6 @@ def _dirichlet(wish: Wish) -> Parts:
 
 
 def _pathological(wish: Wish) -> Parts:
-    from flwr_datasets.partitioner import PathologicalPartitioner
-
     count, known = wish.classes_per_client, np.unique(wish.labels)
     if not 1 <= count <= len(known):
         raise DataError(f"classes_per_client must lie in 1..{len(known)}, the number of classes; got {count}")
@@ -136,7 +131,9 @@ def _pathological(wish: Wish) -> Parts:
     # `count` parts of one class each, and neighbouring parts are of different classes.
     few = wish.clients < len(known)
     dealt, each = (wish.clients * count, 1) if few else (wish.clients, count)
-    dealer = PathologicalPartitioner(dealt, "label", each, "first-deterministic", shuffle=False, seed=seed)
+    dealer = partitioners().PathologicalPartitioner(
+        dealt, "label", each, "first-deterministic", shuffle=False, seed=seed
+    )
     try:
         parts = _deal(dealer, label=labels)
     except ValueError as error:
@@ -162,8 +159,6 @@ def natural_values(attributes: Mapping[str, NDArray[Any]], key: str | None, kind
 
 
 def _natural(wish: Wish) -> Parts:
-    from flwr_datasets.partitioner import GroupedNaturalIdPartitioner
-
     values, inverse = np.unique(natural_values(wish.attributes, wish.key), return_inverse=True)
     names = [str(value) for value in values.tolist()]
     if wish.clients <= len(values):
@@ -184,7 +179,7 @@ def _natural(wish: Wish) -> Parts:
         site = starts[inverse] + _rank(inverse) % shares[inverse]
         keys = tuple(np.repeat(names, shares).tolist())
     # A group of one value is what NaturalIdPartitioner gives, without its progress bar.
-    return _deal(GroupedNaturalIdPartitioner("site", 1, sort_unique_ids=True), site=site), keys
+    return _deal(partitioners().GroupedNaturalIdPartitioner("site", 1, sort_unique_ids=True), site=site), keys
 
 
 def _rank(groups: Int64Array) -> Int64Array:
@@ -197,14 +192,12 @@ def _rank(groups: Int64Array) -> Int64Array:
 
 
 def _quantity(wish: Wish) -> Parts:
-    from flwr_datasets import partitioner
-
     dealers = dict(zip(PROFILES, ("LinearPartitioner", "SquarePartitioner", "ExponentialPartitioner"), strict=True))
     if wish.profile not in dealers:
         hint = did_you_mean(wish.profile, PROFILES)
         raise DataError(f"unknown profile {wish.profile!r}{hint}; known are {', '.join(PROFILES)}")
     try:
-        return _deal(getattr(partitioner, dealers[wish.profile])(wish.clients), label=wish.labels), None
+        return _deal(getattr(partitioners(), dealers[wish.profile])(wish.clients), label=wish.labels), None
     except ValueError as error:
         raise DataError(
             f"quantity profile {wish.profile!r} over {wish.clients} clients leaves some with none of the "
