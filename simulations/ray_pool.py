@@ -1,21 +1,18 @@
 """Ray under the Grid: what `pool.Pool` is on one machine, over the actors of a Ray cluster.
 
 The actors are `resident.Resident`. The data and, once a round, the broadcast weights go to Ray's object store, which
-brings them to each node once; the actors of a node read the same pages. Only this file imports Ray.
+brings them to each node once; the actors of a node read the same pages. Only this file and `ray_cluster.py` import Ray.
 """
 
 import os
-import signal
-import socket
 import sys
 import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import ray
@@ -26,6 +23,7 @@ from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .packing import Layout, layout_of, unpack, write_arrays
+from .ray_cluster import connect
 from .resident import MARK, Resident
 from .schedule import Schedule
 from .shared import LocalBlock
@@ -34,7 +32,6 @@ from .workers import WorkerError
 
 _ATTEMPTS = 2
 _STARTS = 3  # attempts to replace an actor, one after the other, none of which gets ready
-_CONNECT = 4.0  # seconds that an address has to answer
 _PLACED = 120.0  # seconds that a cluster has to start an actor, imports included
 
 
@@ -247,47 +244,3 @@ def _next(again: deque[_Job], source: Iterator[tuple[str, Message]]) -> _Job | N
 
 def _cause(error: BaseException) -> str:
     return str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-
-
-def connect(config: RayConfig, workers: int) -> None:
-    """Start a cluster here or join one. Raises ConfigError when the address does not answer, within seconds."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray must not phone home
-    quiet = {"include_dashboard": False, "num_cpus": workers} if config.address is None else {}
-    if config.address not in (None, "auto"):
-        _knock(config.address)
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        ray.init(address=config.address or "local", log_to_driver=False, logging_level="error", **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise _unanswered(config.address, str(error).splitlines()[0]) from error
-    finally:
-        with suppress(ValueError):  # not the main thread: nothing was taken
-            signal.signal(signal.SIGTERM, handler)  # Ray takes it over; ours leaves a run that can be resumed
-
-
-def _knock(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise _unanswered(address, "it is not of the form host:port")
-    try:
-        socket.create_connection((host, int(port)), _CONNECT).close()
-    except (OSError, OverflowError) as error:
-        raise _unanswered(address, str(error)) from error
-    # Ray itself waits for more than half a minute. What still waits then ends with the process.
-    answers = Event()
-    Thread(target=_ask, args=(address, answers), daemon=True).start()
-    if not answers.wait(_CONNECT):
-        raise _unanswered(address, "something listens there that is not the head of a Ray cluster")
-
-
-def _ask(address: str, answers: Event) -> None:
-    with suppress(ray.exceptions.RaySystemError, ray.exceptions.RpcError):
-        ray._raylet.GcsClient(address=address)
-        answers.set()
-
-
-def _unanswered(address: str | None, why: str) -> ConfigError:
-    problem = (
-        f"no Ray cluster answers at '{address or 'local'}' ({why}); give the host:port that `ray start --head` shows"
-    )
-    return ConfigError("given", [Fault("engine.ray.address", problem)])

@@ -128,6 +128,34 @@ def test_an_address_that_does_not_answer_is_told(tmp_path: Path, listens: bool) 
     assert time.monotonic() - begin < 10.0
 
 
+@pytest.mark.parametrize("late", [1, 2])
+def test_a_cluster_whose_start_times_out_is_started_once_more(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from fedbox.configs.schema import RayConfig
+    from fedbox.simulations.ray_cluster import connect
+
+    start, begun = ray.init, list[int]()
+
+    def slow(**options: Any) -> None:  # what Ray raises on a machine that is too busy; the next start is a real one
+        begun.append(len(begun))
+        if len(begun) <= late:
+            raise RuntimeError("Timed out waiting for file gcs_server_port")
+        start(**options)
+
+    monkeypatch.setattr(ray, "init", slow)
+    try:
+        if late == 1:
+            connect(RayConfig(), 1)
+            assert ray.cluster_resources()["CPU"] == 1
+        else:
+            with pytest.raises(ConfigError, match=r"no Ray cluster could be started .*Timed out waiting"):
+                connect(RayConfig(), 1)
+    finally:
+        ray.shutdown()
+    assert len(begun) == 2
+
+
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fedbox.simulations.run.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"fedbox\[ray\]"):

@@ -1,0 +1,73 @@
+"""A Ray cluster, started here or joined by its address: within seconds, or with a clear error."""
+
+import os
+import signal
+import socket
+from contextlib import suppress
+from threading import Event, Thread
+from typing import Any
+
+import ray
+
+from ..configs import ConfigError, Fault
+from ..configs.schema import RayConfig
+
+_CONNECT = 4.0  # seconds that an address has to answer
+_LOCAL_STARTS = 2  # attempts to start a cluster here
+
+
+def connect(config: RayConfig, workers: int) -> None:
+    """Start a cluster here or join one. Raises ConfigError when the address does not answer, within seconds."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray must not phone home
+    quiet = {"include_dashboard": False, "num_cpus": workers} if config.address is None else {}
+    if config.address not in (None, "auto"):
+        _knock(config.address)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        _init(config.address, quiet)
+    finally:
+        with suppress(ValueError):  # not the main thread: nothing was taken
+            signal.signal(signal.SIGTERM, handler)  # Ray takes it over; ours leaves a run that can be resumed
+
+
+def _init(address: str | None, options: dict[str, Any]) -> None:
+    """Join the cluster, or start one; on a busy machine Ray's first process may come too late, and is tried again."""
+    left = 1 if address else _LOCAL_STARTS
+    while True:
+        left -= 1
+        try:
+            ray.init(address=address or "local", log_to_driver=False, logging_level="error", **options)
+            return
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            ray.shutdown()
+            if not left:
+                raise _unanswered(address, str(error).splitlines()[0]) from error
+
+
+def _knock(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise _unanswered(address, "it is not of the form host:port")
+    try:
+        socket.create_connection((host, int(port)), _CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise _unanswered(address, str(error)) from error
+    # Ray itself waits for more than half a minute. What still waits then ends with the process.
+    answers = Event()
+    Thread(target=_ask, args=(address, answers), daemon=True).start()
+    if not answers.wait(_CONNECT):
+        raise _unanswered(address, "something listens there that is not the head of a Ray cluster")
+
+
+def _ask(address: str, answers: Event) -> None:
+    with suppress(ray.exceptions.RaySystemError, ray.exceptions.RpcError):
+        ray._raylet.GcsClient(address=address)
+        answers.set()
+
+
+def _unanswered(address: str | None, why: str) -> ConfigError:
+    if address is None:
+        problem = f"no Ray cluster could be started on this machine ({why}); the logs of Ray's last session tell more"
+    else:
+        problem = f"no Ray cluster answers at '{address}' ({why}); give the host:port that `ray start --head` shows"
+    return ConfigError("given", [Fault("engine.ray.address", problem)])
