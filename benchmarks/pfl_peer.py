@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from contest import Weights
-from race import LR, Loop, Work, loop_in
+from race import LR, Loop, Work, loop_of
 
 VERSION = "0.6.0"
 PACKAGES = (f"pfl=={VERSION}", "dp-accounting", "multiprocess", "dill", "prv-accountant")
@@ -98,4 +98,4 @@ class Pfl:
 
 def pfl_over(work: Work) -> Pfl:
     """Give pfl over the work."""
-    return Pfl(loop_in(work, channels_last=False))
+    return Pfl(loop_of(work))

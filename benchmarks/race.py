@@ -113,13 +113,8 @@ class Loop:
 
 
 @lru_cache(maxsize=1)
-def loop_of(work: Work) -> Loop:
-    """Give the bare loop over the work, made once in a process."""
-    return Loop(Federation.prepare(config_of(work)))
-
-
-def loop_in(work: Work, channels_last: bool) -> Loop:
-    """Give a bare loop over the work in one of the memory formats."""
+def loop_of(work: Work, channels_last: bool = False) -> Loop:
+    """Give the bare loop over the work in one of the memory formats, made once in a process."""
     return Loop(Federation.prepare(config_of(work)), torch.channels_last if channels_last else torch.contiguous_format)
 
 
@@ -163,8 +158,8 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
 def contestants(work: Work, federation: Federation, folder: Path, stack: ExitStack, pfl: bool) -> dict[str, Contestant]:
     """Give every contestant, ready to run."""
     field: dict[str, Contestant] = {
-        LOOP: Apart(partial(loop_in, work, channels_last=False), stack),
-        LOOP_LAST: Apart(partial(loop_in, work, channels_last=True), stack),
+        LOOP: Apart(partial(loop_of, work), stack),
+        LOOP_LAST: Apart(partial(loop_of, work, channels_last=True), stack),
         ONE: Fedbox(federation, folder / "one", 1, stack),
         TWO: Fedbox(federation, folder / "two", 2, stack),
     }

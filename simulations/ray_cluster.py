@@ -32,9 +32,7 @@ def connect(config: RayConfig, workers: int) -> None:
 
 def _init(address: str | None, options: dict[str, Any]) -> None:
     """Join the cluster, or start one; on a busy machine Ray's first process may come too late, and is tried again."""
-    left = 1 if address else _LOCAL_STARTS
-    while True:
-        left -= 1
+    for left in reversed(range(1 if address else _LOCAL_STARTS)):
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="error", **options)
             return
