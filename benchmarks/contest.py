@@ -16,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from fedbox.client.workspace import Workspace, forget, use
-from fedbox.server.loop import Coordinator
+from fedbox.data.cores import cores
+from fedbox.server.loop import PAUSE, Coordinator
 from fedbox.server.records import versions
 from fedbox.simulations.inprocess import InProcessGrid
 from fedbox.simulations.pool import Pool
@@ -54,7 +55,7 @@ class Fedbox:
         else:
             use(Workspace(federation, folder), config_json, str(folder))
             stack.callback(forget)
-        self.coordinator = Coordinator(federation, find(federation.config.strategy), grid, folder)
+        self.coordinator = Coordinator(federation, find(federation.config.strategy), grid, folder, pause=PAUSE)
         stack.callback(self.coordinator.writer.wait)  # what is still being written lies in the folder
         if not refine:
             self.coordinator.half.refine = lambda _site: {}  # type: ignore[method-assign]
@@ -135,7 +136,7 @@ def machine() -> dict[str, Any]:
     cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "cpu": cpu,
         "system": platform.system(),
         "load_before": os.getloadavg()[0],

@@ -82,7 +82,7 @@ class Workspace:
         self._residents: dict[str, Resident] = {}
         self._kept: dict[str, Samples] = {}
         self._room = _CACHED
-        self.store = StateStore(folder / "clients" if folder else None, config.engine.checkpoint_every)
+        self.store = StateStore(folder / "clients" if folder else None, config.engine.checkpoint_every or 1)
         if half is None:
             plugin = find(config.strategy)
             half = plugin.client(settings_of(plugin, config.strategy, config.settings))

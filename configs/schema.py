@@ -210,7 +210,9 @@ class EngineConfig(Block):
         "auto",
         description="clients that train in one pass: so many, off for none, auto where it is faster to the same bits",
     )
-    checkpoint_every: Count = Field(1, description="rounds between two checkpoints")
+    checkpoint_every: Count | None = Field(
+        None, description="rounds between two checkpoints; null: 1, or those of a second where no client keeps state"
+    )
     ray: RayConfig = Field(default_factory=RayConfig)
 
 

@@ -30,6 +30,7 @@ from .annotations import (
 )
 from .arrays import DataError, Int64Array, UInt8Array
 from .boxes_data import BoxData, Float32Array
+from .cores import cores
 from .image_cache import FORMAT, Extent, cached_images
 from .pictures import opened
 from .progress import progress
@@ -199,8 +200,8 @@ def letterbox(picture: "Image", frame: tuple[int, int]) -> UInt8Array:
 
 def _in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Yield work(item) for each item, in order; threads run a few items ahead, for Pillow decodes without the GIL."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     waiting: deque[Future[R]] = deque()
+    threads = cores()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:

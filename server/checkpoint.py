@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,30 @@ class Frozen:
         parts = {"weights": checkpoint.weights, "state": checkpoint.state}
         files = {name: save({key: np.asarray(value) for key, value in part.items()}) for name, part in parts.items()}
         return cls(checkpoint.round, files)
+
+
+class Pace:
+    """Says after which rounds a checkpoint is written: every `every`-th, or by the clock where that is None.
+
+    By the clock: `pause` seconds after the last one, so every round that takes longer. A short round takes less time
+    than a disk needs for its checkpoint. Where clients keep state (the folder `clients` is there) it is every round, as
+    a client keeps only what the run may come back to if it is.
+    """
+
+    def __init__(self, folder: Path, every: int | None, pause: float) -> None:
+        self._clients, self._every, self._pause = folder / "clients", every, pause
+        self._last = time.monotonic()
+
+    def due(self, round_: int) -> bool:
+        """Say whether a checkpoint of this round is to be written; if so, the next pause begins."""
+        now = time.monotonic()
+        if self._every is not None:
+            found = round_ % self._every == 0
+        else:
+            found = now - self._last >= self._pause or self._clients.is_dir()
+        if found:
+            self._last = now
+        return found
 
 
 def write_atomic(path: Path, data: bytes) -> None:

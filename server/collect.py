@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -25,63 +25,10 @@ from ..strategies.grids import Span
 from ..strategies.partial import GROUP, weigh
 from ..strategies.selection import PROBE
 from ..strategies.validate import check_update
+from .collected import Collected, Failure
 from .grouping import Grouping, Merge, cut_of
 from .roster import Roster, everyone
-from .stats import natural
-from .traces import Visit, visits
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A client that did not succeed: `kind` is raised, timeout, lost or refused."""
-
-    client: str
-    kind: str
-    reason: str
-
-
-@dataclass
-class Collected:
-    """What a cohort gave: metrics by client in roster order, bytes as serialised, failures."""
-
-    clients: dict[str, dict[str, float]] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    bytes_up: int = 0
-    bytes_down: int = 0
-    late: int = 0
-    """Updates of earlier rounds that were used."""
-    visits: list[Visit] = field(default_factory=list)
-    """When each client of the cohort had its turn."""
-
-    def sort(self) -> None:
-        """Put clients and failures in the order of their names, whatever the order of arrival was."""
-        self.clients = {name: self.clients[name] for name in sorted(self.clients, key=natural)}
-        self.failures.sort(key=lambda failure: natural(failure.client))
-
-    def mean(self, metric: str, weight: str | None = "examples") -> float | None:
-        """Give the mean of a metric over the clients that have it, weighted by another one; None without any.
-
-        Where that is 0 for all of them they count the same: why nobody used a sample is worth telling.
-        """
-        rows = [row for row in self.clients.values() if metric in row]
-        if not rows:
-            return None
-        weights = [row[weight] if weight else 1.0 for row in rows]
-        if not any(weights):
-            weights = [1.0] * len(rows)
-        total = math.fsum(weights)
-        return math.fsum(row[metric] * share for row, share in zip(rows, weights, strict=True)) / total
-
-    def means(self) -> dict[str, float]:
-        """Give the mean of every metric that clients gave, weighted by their examples."""
-        names = sorted({name for row in self.clients.values() for name in row} - {"examples"})
-        means = {name: self.mean(name) for name in names}
-        late = {"late_updates": float(self.late)} if self.late else {}
-        return {name: value for name, value in means.items() if value is not None} | late
-
-    def failure_rows(self) -> list[dict[str, str]]:
-        """Give the failures as plain mappings."""
-        return [asdict(failure) for failure in self.failures]
+from .traces import visits
 
 
 class Collector:

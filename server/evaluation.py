@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from .collect import Collected
+from .collected import Collected
 from .stats import SCORES, worst_decile
 
 OTHER_SCORES = ("prototype_accuracy",)

@@ -18,9 +18,10 @@ from ..strategies.federation import Federation
 from ..strategies.registry import settings_of
 from ..strategies.seeds import derive, seed_everything
 from .callbacks import Callback
-from .checkpoint import Checkpoint, Frozen, commit_checkpoint, draft_checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, Frozen, Pace, commit_checkpoint, draft_checkpoint, load_checkpoint
 from .clock import Clock
-from .collect import Collected, Collector
+from .collect import Collector
+from .collected import Collected, line_of
 from .evaluation import client_metrics
 from .own import Own
 from .records import FAILED, Record, Records, clean
@@ -31,6 +32,8 @@ from .traces import Traces, Visit
 from .writing import Writer
 
 _BUFFER = "server-buffer/"
+PAUSE = 1.0
+"""Seconds between checkpoints in a simulation: what a killed run does again at most, beside two rounds."""
 Measure = Callable[[], dict[str, float]]
 """Gives the metrics of the global model, as it was when this was made."""
 
@@ -42,7 +45,7 @@ class RunFailedError(RuntimeError):
 
 
 class Coordinator:
-    """One run over one Grid, in one folder."""
+    """One run over one Grid, in one folder. `pause`: seconds between checkpoints where nothing hangs on them."""
 
     def __init__(
         self,
@@ -51,6 +54,8 @@ class Coordinator:
         grid: Grid,
         folder: Path,
         callback: Callback | None = None,
+        *,
+        pause: float = 0.0,
     ) -> None:
         self.federation = federation
         self.config: Config = federation.config
@@ -70,6 +75,7 @@ class Coordinator:
         self.records = Records(folder / "rounds.jsonl")
         self.traces = Traces(folder)
         self.writer = Writer()
+        self.pace = Pace(folder, self.config.engine.checkpoint_every, pause)
         self.stopper = Stopper(self.config.evaluate.stop)
         self.collector = Collector(grid, self.roster, self.half, self.config.clients)
         self.chooser = Chooser(self.config, self.roster, self.collector)
@@ -134,6 +140,12 @@ class Coordinator:
         self.chooser.see(clean(record))
         self._commit(record, began, self.chooser.probed.visits + trained.visits + evaluated.visits, measure)
 
+    def _record(
+        self, round_: int, phase: str, metrics: dict[str, float], trained: Collected, evaluated: Collected
+    ) -> Record:
+        line = line_of(round_, phase, metrics, self.chooser.probed, trained, evaluated)
+        return {**line, "asked": self.chooser.asked} if self.chooser.asked else line
+
     def _commit(self, record: Record, began: float, visits: list[Visit], measure: Measure | None) -> None:
         """Measure, write the round's line and, when one is due, the checkpoint, all while the next round runs.
 
@@ -143,7 +155,7 @@ class Coordinator:
         round_, frozen = record["round"], None
         with self._clock.timed("checkpoint"):
             last = round_ == self.config.rounds or self.stopper.done
-            if last or round_ % self.config.engine.checkpoint_every == 0:
+            if self.pace.due(round_) or last:
                 state = Checkpoint(round_, self.half.weights, {**self.half.state(), **self._own_buffers()})
                 frozen = Frozen.of(state)
             self.writer.wait()  # for the last round's measure or the disk, where they take longer than a round
@@ -159,7 +171,7 @@ class Coordinator:
                 record["seconds"] |= clock.seconds
             self.traces.write(round_, began, visits, clock.phases, landmarks)
             draft = draft_checkpoint(self.folder / "checkpoint", frozen, self.config) if frozen else None
-            self.records.append(record)
+            self.records.append(record, sync=draft is not None)
             self.committed = weights
             if draft is not None:
                 commit_checkpoint(draft)
@@ -252,22 +264,3 @@ class Coordinator:
         )
         metrics |= client_metrics(evaluated, config.evaluate.personal if self.personal else None)
         return evaluated
-
-    def _record(
-        self, round_: int, phase: str, metrics: dict[str, float], trained: Collected, evaluated: Collected
-    ) -> Record:
-        clients: dict[str, dict[str, float]] = {name: dict(row) for name, row in trained.clients.items()}
-        for name, row in evaluated.clients.items():
-            measured = {key: value for key, value in row.items() if key != "examples"}
-            clients.setdefault(name, {}).update({**measured, "test_examples": row["examples"]})
-        probed = self.chooser.probed
-        return {
-            "round": round_,
-            "phase": phase,
-            "metrics": metrics,
-            "clients": clients,
-            "bytes_up": probed.bytes_up + trained.bytes_up + evaluated.bytes_up,
-            "bytes_down": probed.bytes_down + trained.bytes_down + evaluated.bytes_down,
-            "failures": probed.failure_rows() + trained.failure_rows() + evaluated.failure_rows(),
-            **({"asked": self.chooser.asked} if self.chooser.asked else {}),
-        }

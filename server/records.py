@@ -55,13 +55,14 @@ class Records:
             )
         write_atomic(self.path, b"".join(kept))
 
-    def append(self, record: Record) -> None:
-        """Write a round's line and see it on disk."""
+    def append(self, record: Record, *, sync: bool = True) -> None:
+        """Write a round's line; with `sync` see it on disk, and all before it."""
         data = (json.dumps(clean(record), allow_nan=False) + "\n").encode()
         with self.path.open("ab") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         self._count(record)
 
     def _count(self, record: Mapping[str, Any]) -> None:

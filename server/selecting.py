@@ -9,7 +9,8 @@ from ..configs import Config
 from ..strategies.contract import ServerHalf
 from ..strategies.seeds import derive, seed_everything
 from ..strategies.selection import PROBE, Selector, cohort, make_selector
-from .collect import Collected, Collector
+from .collect import Collector
+from .collected import Collected
 from .records import Record, read_rounds
 from .roster import Roster
 

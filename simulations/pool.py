@@ -44,7 +44,7 @@ class Pool:
         self._workers = [self._start() for _ in range(workers)]
 
     def _start(self) -> WorkerProcess:
-        worker = start_worker(SLABS, [self._data.fd, self._broadcast.fd])
+        worker = start_worker(SLABS, (self._data.fd, self._broadcast.fd))
         if self._setup is not None:
             self._tell(worker)
         return worker
@@ -59,7 +59,7 @@ class Pool:
         self._workers += [self._start() for _ in range(self._wanted - len(self._workers))]
         self.workers = self._wanted
         shared = share(federation, self._data)
-        self._setup = Setup(config_json, folder, self._data.fd, shared, self._broadcast.fd)
+        self._setup = Setup(config_json, folder, shared)
         for worker in self._workers:
             worker.ready = False
             self._tell(worker)

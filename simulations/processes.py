@@ -1,7 +1,6 @@
 """The pool's end of a worker process: how it is started, what it runs, how it ends."""
 
 import os
-import subprocess
 import sys
 from collections import deque
 from dataclasses import dataclass, field
@@ -9,6 +8,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from ..strategies.base import Message
+from .forking import NURSERY, Child
+from .protocol import Surroundings
 from .shared import Block
 
 
@@ -27,7 +28,7 @@ class Job:
 class WorkerProcess:
     """A worker process and the clients that were sent to it, the running one first."""
 
-    process: "subprocess.Popen[bytes]"
+    process: Child
     pipe: Connection
     lifeline: int
     slabs: list[Block]
@@ -39,28 +40,20 @@ class WorkerProcess:
 
     def close(self) -> None:
         """End the process and free what it held."""
-        self.process.kill()
-        self.process.wait()
-        self.pipe.close()
         os.close(self.lifeline)
+        self.pipe.close()
+        self.process.end()
         for slab in self.slabs:
             slab.close()
 
 
-def start_worker(slabs: int, shared: list[int]) -> WorkerProcess:
-    """Start a process with so many reply blocks that inherits the shared descriptors."""
+def start_worker(slabs: int, shared: tuple[int, int]) -> WorkerProcess:
+    """Have a worker forked with so many reply blocks; `shared`: the descriptors of the data and the broadcast."""
     pipe, theirs = Pipe()
     lifeline, kept = os.pipe()
     blocks = [Block() for _ in range(slabs)]
-    fds = [theirs.fileno(), lifeline, *(block.fd for block in blocks)]
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "fedbox.simulations.worker", *map(str, fds)],
-        pass_fds=[*fds, *shared],
-        stdin=subprocess.DEVNULL,
-        process_group=0,  # Ctrl-C reaches only us; the lifeline ends the workers
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-    )
+    process = NURSERY.fork([theirs.fileno(), lifeline, *shared, *(block.fd for block in blocks)])
     theirs.close()
     os.close(lifeline)
+    pipe.send(Surroundings(dict(os.environ), [entry or os.getcwd() for entry in sys.path], os.getcwd()))
     return WorkerProcess(process, pipe, kept, blocks)

@@ -1,7 +1,4 @@
-"""What a pool and its workers say to each other.
-
-It does not stand in worker.py: that file runs as `__main__`, whose classes are not those that the pool imports.
-"""
+"""What a pool and its workers say to each other."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +9,21 @@ from .sharing import Shared
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """The first thing a worker hears: what it takes over from the process that asked for it, not from its parent."""
+
+    environment: dict[str, str]
+    path: list[str]
+    folder: str
+
+
+@dataclass(frozen=True)
 class Setup:
-    """The first thing a worker hears."""
+    """What a worker hears before the clients of a run."""
 
     config_json: str
     folder: str
-    data_fd: int
     data: Shared
-    broadcast_fd: int
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """`fedbox.run`: one call that checks a configuration, simulates the federation and leaves a folder behind."""
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,13 +10,14 @@ from typing import Any
 from ..client.state import StateStore
 from ..client.workspace import Workspace, forget, use
 from ..configs import Config, ConfigError, Fault
+from ..data.cores import cores
 from ..data.progress import shown_by
 from ..models import buffer_names
 from ..server.callbacks import Callback, Callbacks
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
 from ..server.holdings import write_holdings
-from ..server.loop import Coordinator
+from ..server.loop import PAUSE, Coordinator
 from ..server.outcome import Result, finish
 from ..server.session import check, check_device, claimed, conduct, raise_on_sigterm, session
 from ..server.tracking import trackers
@@ -26,6 +26,7 @@ from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
 from .examples import Models, save_examples
+from .forking import NURSERY
 from .inprocess import InProcessGrid
 from .pool import Pool
 from .workers import Workers
@@ -104,7 +105,7 @@ def _set_up(
     federation = parts.prepare(config)
     config_json, path = config.model_dump_json(), str(folder.resolve())
     grid = parts.grid(len(federation), config_json, path, pool)
-    coordinator = Coordinator(federation, plugin, grid, folder, callback)
+    coordinator = Coordinator(federation, plugin, grid, folder, callback, pause=PAUSE)
     if pool is not None:
         pool.setup(federation, config_json, path)
     else:
@@ -118,7 +119,7 @@ def workers_of(config: Config) -> int:
     """Give the number of workers that a configuration asks for. Raises ConfigError for several on the plain path."""
     wanted = config.engine.workers
     if config.engine.kind != "plain":
-        return wanted or len(os.sched_getaffinity(0))
+        return wanted or cores()
     if wanted not in (None, 1):
         problem = f"got {wanted}, but engine.kind=plain runs in one process; leave it out, or take another engine"
         raise ConfigError("given", [Fault("engine.workers", problem)])
@@ -133,8 +134,12 @@ def _pool(config: Config, workers: int) -> Workers | None:
             raise ConfigError("given", [Fault("engine.kind", problem)])
         from .ray_pool import RayPool
 
+        NURSERY.dismiss()
         return RayPool(config.engine.ray, workers)
-    return Pool(workers) if workers > 1 else None
+    if workers > 1:
+        return Pool(workers)
+    NURSERY.dismiss()
+    return None
 
 
 def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:

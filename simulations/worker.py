@@ -1,8 +1,9 @@
 """A worker process: it holds one resident model and runs the clients that the pool sends it, one after the other.
 
-Started by the pool as `python -m fedbox.simulations.worker FD FD FD FD`: the pipe, the lifeline, two reply blocks.
+The nursery forks it for the pool, with descriptors: the pipe, the lifeline, the data, the broadcast, two reply blocks.
 """
 
+import contextlib
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ from ..server.memory import peak_rss_mb
 from ..strategies.base import Message, remade, run_config
 from ..strategies.optim import make_optimizer
 from .packing import Broadcasts, pack
-from .protocol import Done, Setup, Task
+from .protocol import Done, Setup, Surroundings, Task
 from .shared import Block
 from .sharing import attach
 
@@ -32,9 +33,8 @@ _RSS_EVERY = 8  # replies: reading one's own memory takes longer than sending a 
 class Worker:
     """The worker's end of the pipe."""
 
-    def __init__(self, pipe: Connection, slabs: list[Block]) -> None:
-        self.pipe = pipe
-        self.slabs = slabs
+    def __init__(self, pipe: Connection, data: Block, broadcast: Block, slabs: list[Block]) -> None:
+        self.pipe, self.data, self.broadcast, self.slabs = pipe, data, broadcast, slabs
         self.sent = 0
         self.rss_mb = 0.0
         self.broadcasts = Broadcasts()
@@ -44,10 +44,9 @@ class Worker:
         config = Config.model_validate_json(setup.config_json)
         # torch's optimisers import a second's worth of modules when the first is made: not on a client's time.
         make_optimizer(config.train, [torch.nn.Parameter(torch.zeros(1))], config.train.lr)
-        federation = attach(Block(setup.data_fd), setup.data, config)
+        federation = attach(self.data, setup.data, config)
         workspace = Workspace(federation, Path(setup.folder) if setup.folder else None)
         use(workspace, setup.config_json, setup.folder)
-        self.broadcast = Block(setup.broadcast_fd)
         self.run_config = run_config(setup.config_json, setup.folder)
 
     def begin(self, setup: Setup) -> bool:
@@ -91,19 +90,25 @@ def _watch(lifeline: int) -> None:
     os._exit(1)
 
 
-def main() -> None:
+def _settle_in(there: Surroundings) -> None:
+    """Take over what the pool's process has had since the nursery began: environment, module path, working folder."""
+    os.environ.clear()
+    os.environ.update(there.environment)
+    sys.path[:] = there.path
+    with contextlib.suppress(OSError):  # removed meanwhile; whoever needs it says so
+        os.chdir(there.folder)
+
+
+def main(pipe_fd: int, lifeline: int, data_fd: int, broadcast_fd: int, *slab_fds: int) -> None:
     """Serve until the pool closes the pipe."""
-    pipe_fd, lifeline, *slab_fds = map(int, sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
     threading.Thread(target=_watch, args=(lifeline,), daemon=True).start()
-    settle()
-    worker = Worker(Connection(pipe_fd), [Block(fd) for fd in slab_fds])
+    pipe = Connection(pipe_fd)
     try:
-        if worker.begin(worker.pipe.recv()):
+        _settle_in(pipe.recv())
+        settle()
+        worker = Worker(pipe, Block(data_fd), Block(broadcast_fd), [Block(fd) for fd in slab_fds])
+        if worker.begin(pipe.recv()):
             worker.serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
-
-
-if __name__ == "__main__":
-    main()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedbox.configs import StopConfig
-from fedbox.server.collect import Collected, Failure
+from fedbox.server.collected import Collected, Failure
 from fedbox.server.evaluation import client_metrics, spread
 from fedbox.server.roster import NamedRoster, Roster, everyone, size_of
 from fedbox.server.selecting import Names

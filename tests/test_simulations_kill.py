@@ -25,7 +25,9 @@ from pathlib import Path
 import torch
 import fedbox, fedbox.server.loop as loop
 import fedbox.server.checkpoint as checkpoint, fedbox.client.state as state
-from fedbox.simulations.run import run_config
+import fedbox.simulations.run as simulation
+
+simulation.PAUSE = 0.2  # for the runs whose checkpoints go by the clock
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -43,14 +45,14 @@ def plant(fault):
     elif fault == "draft":
         loop.draft_checkpoint = lambda *given: die(draft(*given))
     elif fault == "half a line":
-        def broken(self, record):
+        def broken(self, record, **_):
             with self.path.open("ab") as file:
                 file.write(b'{"round": 1, "phase": "tr')
             die()
         loop.Records.append = broken
     elif fault == "line":
-        def broken(self, record):
-            append(self, record)
+        def broken(self, record, **given):
+            append(self, record, **given)
             die()
         loop.Records.append = broken
     elif fault == "renamed":
@@ -152,6 +154,22 @@ def test_killed_inside_the_commit(tmp_path: Path, strategy: str, every: int) -> 
     assert [path.name for path in (end.folder / "checkpoint").iterdir()] == ["round-000009"]
 
 
+def test_killed_where_checkpoints_go_by_the_clock(tmp_path: Path) -> None:
+    """Several rounds come between two checkpoints: they are run again, and their lines are written anew."""
+    changes: dict[str, Any] = {"rounds": 300}
+    whole = run(tmp_path / "whole", **changes)
+    words = [sys.executable, "-c", FAULTS, save_config(tmp_path / "toy.yaml", **changes), str(tmp_path / "run")]
+    faults = "line,commit,draft,line,half a draft,renamed,commit,draft"
+    done = subprocess.run([*words, faults], env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (at,) = (tmp_path / "run" / "checkpoint").glob("round-*")
+    assert 2 < int(at.name.removeprefix("round-")) < len(lines(tmp_path / "run")) < 300
+    end = run(tmp_path / "run", resume=True, **changes)
+    assert end.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert lines(end.folder) == lines(whole.folder)
+    assert [path.name for path in (end.folder / "checkpoint").iterdir()] == ["round-000300"]
+
+
 @contextmanager
 def _started(*words: str, **marks: str) -> Iterator["subprocess.Popen[str]"]:
     """Start fedbox in a session of its own; whatever happens here, it does not outlive the test."""
@@ -181,7 +199,7 @@ def test_a_signal_leaves_no_process_and_no_memory_behind(tmp_path: Path, number:
     with _started("run", config, "--out", str(out), "--quiet", "--workers", "2", **mark) as process:
         assert _until(lambda: len(lines_or_none(out)) >= 2 or process.poll() is not None)
         assert process.poll() is None, process.communicate()[1]
-        assert len(descendants(mark)) == 3
+        assert len(descendants(mark)) == 4  # the run, the nursery, two workers
         if number == signal.SIGKILL:
             process.kill()
         else:

@@ -1,0 +1,152 @@
+"""This process's end of the nursery (nursery.py): it is started here, asked for workers, and told to end them.
+
+It imports nothing heavy: a command begins the nursery before it imports torch itself, so that both do it at once.
+"""
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from threading import RLock
+
+_NUMBER = struct.Struct("i")
+
+
+class Child:
+    """A process that the nursery forked, or will when it has come up."""
+
+    def __init__(self, nursery: "Nursery", status: int) -> None:
+        self._nursery, self._status = nursery, status
+        self._told: list[int] = []
+        self._open = True
+
+    def _read(self, count: int, *, wait: bool) -> bool:
+        """Read what the nursery told, until so many numbers are there; False where no more will come, or not yet."""
+        while len(self._told) < count and self._open:
+            if not wait and not select.select([self._status], [], [], 0)[0]:
+                return False
+            data = os.read(self._status, _NUMBER.size)
+            if data:
+                self._told += _NUMBER.unpack(data)
+            else:
+                self._open = False
+                os.close(self._status)
+        return len(self._told) >= count
+
+    @property
+    def pid(self) -> int:
+        """The process's id; waits until it was forked. Raises ProcessLookupError where it never will be."""
+        if not self._read(1, wait=True):
+            raise ProcessLookupError("the nursery ended before it forked this worker")
+        return self._told[0]
+
+    def wait(self) -> int:
+        """Wait until it has ended; give its exit code, negative for a signal. Without a nursery: what ended that."""
+        return self._told[1] if self._read(2, wait=True) else self._nursery.code()
+
+    def end(self) -> None:
+        """Kill it and wait. One that was not forked yet is left to its lifeline, which is closed before this."""
+        if not self._read(1, wait=False):
+            if self._open:
+                self._open = False
+                os.close(self._status)
+            return
+        if self._read(2, wait=False):
+            return
+        self._nursery.kill(self._told[0])
+        self._read(2, wait=True)
+
+
+class Nursery:
+    """Starts the nursery when it is first needed, and anew where it has died; one for all pools of this process."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._owner, self._asked, self._code = 0, False, 1
+
+    def begin(self) -> None:
+        """Start it unless it runs. What it needs of this process's state is sent along with each request."""
+        with self._lock:
+            if self._owner != os.getpid():  # a fork of the process that began it has to have its own
+                self._process = self._socket = None
+            if self._process is not None and self._process.poll() is None:
+                return
+            self.end()
+            ours, theirs = socket.socketpair()
+            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "fedbox.simulations.nursery", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C reaches only us; lifelines end the workers
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            )
+            theirs.close()
+            self._socket, self._owner, self._asked = ours, os.getpid(), False
+
+    def fork(self, fds: list[int]) -> Child:
+        """Ask for a worker with these descriptors (nursery.py tells which); it begins once the nursery has come up."""
+        status, theirs = os.pipe()
+        try:
+            with self._lock:
+                for attempt in (1, 2):
+                    self.begin()
+                    assert self._socket is not None
+                    try:
+                        socket.send_fds(self._socket, [_NUMBER.pack(0)], [1, 2, theirs, *fds])
+                        break
+                    except (BrokenPipeError, ConnectionResetError):  # it died a moment ago
+                        if attempt == 2:
+                            raise
+                        self.end()
+                self._asked = True
+        finally:
+            os.close(theirs)
+        return Child(self, status)
+
+    def kill(self, pid: int) -> None:
+        """Kill a worker: by the nursery, which alone knows that the number is still the worker's."""
+        with self._lock:
+            try:
+                if self._socket is None:
+                    raise BrokenPipeError
+                self._socket.sendall(_NUMBER.pack(pid))
+            except OSError:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def code(self) -> int:
+        """Give the exit code of the nursery that ran last, once it has ended."""
+        with self._lock:
+            if self._process is not None:
+                self._code = self._process.wait()
+            return self._code
+
+    def dismiss(self) -> None:
+        """End it if it was begun in vain: nobody asked it for a worker."""
+        with self._lock:
+            if not self._asked:
+                self.end(kill=True)
+
+    def end(self, kill: bool = False) -> None:
+        """End it: it goes when its socket closes. Workers that live go on, and end by their lifelines."""
+        with self._lock:
+            process, self._process = self._process, None
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
+            if process is not None and self._owner == os.getpid():
+                if kill:
+                    process.kill()
+                self._code = process.wait()
+
+
+NURSERY = Nursery()
+atexit.register(NURSERY.end)
