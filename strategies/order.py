@@ -9,7 +9,9 @@ draws its batch from the first max(g(t), least) samples in the order, with s = b
     sqrt    s + (N - s) (t/T)^(1/2)      log   s + (N - s) (1 + ln(t/T + e^-10) / 10)
 
 cut to 1..N. Every sample that is allowed is seen once before any is seen again; one that becomes allowed meanwhile
-joins those still to come.
+joins those still to come. Batches are full wherever so many samples are allowed: where fewer are still to come than
+a batch holds, it is filled up from the next pass. (If it were not, a part that grows by two samples a step would make
+batches of two once its first samples are through, at the learning rate of whole ones: such training diverges.)
 """
 
 import math
@@ -60,17 +62,24 @@ def ranked(scores: Tensor, kind: str, generator: torch.Generator) -> Tensor:
 
 
 def paced(order: Tensor, config: OrderConfig, size: int, total: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Give the places, int64 [up to size], of the batch of each of `total` steps, from places in order [n]."""
+    """Give the places, int64 [min(size, allowed)], of the batch of each of `total` steps, from places in order [n]."""
+
+    def shuffled(places: Tensor) -> Tensor:
+        return places[torch.randperm(len(places), generator=generator)]
+
     waiting, known = order[:0], 0
     for t in range(total):
         now = allowed(config.pacing, t, total, len(order), config.a, config.b, config.least)
         if now > known:
-            waiting, known = torch.cat((waiting, order[known:now])), now
-            waiting = waiting[torch.randperm(len(waiting), generator=generator)]
-        elif len(waiting) == 0:
-            waiting = order[:known][torch.randperm(known, generator=generator)]
-        yield waiting[:size]
-        waiting = waiting[size:]
+            waiting, known = shuffled(torch.cat((waiting, order[known:now]))), now
+        batch = waiting[:size]
+        if len(batch) < min(size, known):  # the pass ends in this batch; what is in it comes again later in the next
+            again = shuffled(order[:known][~torch.isin(order[:known], batch)])
+            missing = size - len(batch)
+            batch, waiting = torch.cat((batch, again[:missing])), shuffled(torch.cat((again[missing:], batch)))
+        else:
+            waiting = waiting[size:]
+        yield batch
 
 
 class Order:

@@ -105,12 +105,13 @@ def test_batches_come_from_the_allowed_part_and_repeat_none_too_early(
     done: set[int] = set()
     for t, batch in enumerate(batches):
         part, now = set(order[: allowed(pacing, t, total, count, 0.8, b, 5)].tolist()), set(batch.tolist())
-        assert 1 <= len(batch) == len(now) <= size
+        assert len(batch) == len(now) == min(size, len(part))
         assert now <= part
-        if now & done:  # a sample comes again only when all that are allowed have come
-            assert done == part
-            done = set()
-        done |= now
+        if again := now & done:  # a sample comes again only when all that are allowed have come, or come in this batch
+            assert done | now == part
+            done = again
+        else:
+            done |= now
 
 
 class Tiny(nn.Module):
