@@ -29,7 +29,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return stopped
 
 
-def test_by_the_clock_short_rounds_share_a_checkpoint_and_long_ones_have_their_own(tmp_path: Path, clock: Clock) -> None:
+def test_by_the_clock_short_rounds_share_a_checkpoint_and_long_ones_have_their_own(
+    tmp_path: Path, clock: Clock
+) -> None:
     pace, found = Pace(tmp_path, None, 1.0), []
     for round_, seconds in enumerate((0.5, 0.25, 0.25, 0.75, 0.5, 1.0, 3.0, 0.5), start=1):
         clock.now += seconds
