@@ -28,6 +28,7 @@ from .state import StateStore
 
 _BUFFER, _STATE, _LAST = "buffer/", "state/", "last/"
 _CACHED = 8_000_000  # values of images that are kept as tensors from round to round: 32 MB
+_AROUND = 1_600  # what the objects around a client's tensors take, as so many values: with few images it is the most
 _KNOWN = 128  # clients whose roles are remembered: a small federation draws them once, a large one stays small
 
 
@@ -126,11 +127,11 @@ class Workspace:
             found = site.labelled
             if isinstance(found, BoxSamples):
                 raise StackError("the data are not images with one class each")
-            self._room -= len(found) * found.values
+            self._room -= _values(found)
         self._kept[site.name] = found  # the last one used is the last to go
         while self._room < 0:
             gone = self._kept.pop(next(iter(self._kept)))
-            self._room += len(gone) * gone.values
+            self._room += _values(gone)
         return found
 
     def evaluate(self, visit: Visit) -> Update:
@@ -222,6 +223,11 @@ class Workspace:
             kept |= {_LAST + name: value for name, value in whole(site.flat).items()}
         if kept:
             self.store.write(site.name, site.round, kept)
+
+
+def _values(samples: Samples) -> int:
+    """Give what it takes to keep samples, in values of four bytes."""
+    return len(samples) * samples.values + _AROUND
 
 
 _workspaces: dict[tuple[str, str], Workspace] = {}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from plugins_for_tests import TOY, lines, run, run_trouble
 
+from fedbox.client.workspace import Visit, Workspace
 from fedbox.configs import load_config
 from fedbox.models import FlatModel, build_model
 from fedbox.models.stacked import Stack, StackError
@@ -18,6 +19,7 @@ from fedbox.simulations import calibrate
 from fedbox.simulations.pool import Pool
 from fedbox.simulations.run import Parts, check, run_config
 from fedbox.strategies.contract import ClientHalf, Update
+from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedprox import FedProxClient, FedProxSettings
 from fedbox.strategies.samples import Samples
 from fedbox.strategies.site import Holdings, Site
@@ -150,3 +152,27 @@ def test_a_bad_update_in_a_group_is_refused_as_it_is_alone(tmp_path: Path, kind:
     alone = run_trouble(tmp_path / "alone", kind, "client-1", rounds=3, clients__timeout=600.0)
     assert _hash(grouped) == _hash(alone)
     assert lines(grouped.folder) == lines(alone.folder)
+
+
+def test_samples_are_kept_from_round_to_round_only_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where clients hold a handful of small images, and what lies around these takes more than they do."""
+    monkeypatch.setattr("fedbox.client.workspace._CACHED", 20_000)
+    config = check(
+        {
+            "data": {
+                "dataset": "synthetic",
+                "options": {"samples": 60, "test_samples": 4, "size": 8},
+                "partition": {"kind": "iid", "clients": 30},
+            },
+            "model": "mlp",
+            "train": {"steps": 1, "batch_size": 2},
+        }
+    )
+    federation = Federation.prepare(config)
+    workspace = Workspace(federation, None)
+    names = [federation.name(number) for number in range(30)]
+    each = 2 * 64 + 1_600
+    for end in (10, 20, 30):
+        workspace.train_stacked([Visit(name, 1, "train", {}, {}) for name in names[end - 10 : end]])
+        assert list(workspace._kept) == names[:end][-(20_000 // each) :]
+        assert workspace._room == 20_000 - len(workspace._kept) * each
