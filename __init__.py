@@ -87,12 +87,15 @@ def run(
     Raises ConfigError (all faults at once), DataError, PluginError, CheckpointError, or RunFailedError when too few
     clients of a round succeed.
     """
-    from .simulations.run import check, run_config
+    from .simulations.forking import begin_early
 
     short = {"workers": "engine.workers"}
     if isinstance(overrides.get("engine"), str):
         overrides["engine.kind"] = overrides.pop("engine")
     changes = {short.get(key, key.replace("__", ".")): value for key, value in overrides.items()}
+    begin_early(changes.get("engine.workers"), changes.get("engine.kind"))
+    from .simulations.run import check, run_config
+
     checked = check(config, changes)
     folder = Path(out) if out is not None else None
     return run_config(checked, out=folder, resume=resume, progress=not quiet, report=report, callbacks=callbacks)

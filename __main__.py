@@ -88,7 +88,9 @@ def run(
 
     [dim]fedbox run quickstart strategy=fedprox settings.fedprox.mu=0.1 --out runs/prox[/]
     """
-    _begin_nursery(1 if dry_run else workers, engine)
+    from .simulations.forking import begin_early
+
+    begin_early(1 if dry_run else workers, engine)
     from .server.console import plan_table, summary_table
     from .simulations.plan import plan
     from .simulations.reproduce import apart, carry_out, given
@@ -124,14 +126,6 @@ def run(
         typer.echo(line, err=not done.same)
     if not done.same:
         raise typer.Exit(1)
-
-
-def _begin_nursery(workers: int | None, engine: str | None) -> None:
-    """Have the process come up that workers are forked from, if there will be any: it imports torch while we do."""
-    if workers != 1 and engine in (None, "inprocess") and (os.cpu_count() or 1) > 1:
-        from .simulations.forking import NURSERY
-
-        NURSERY.begin()
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """Training images a second of a detector: fedbox against a bare PyTorch loop over the same detector and data.
 
-    python benchmarks/detection.py [--quick] [--json FILE] [--repeats N] [--workers N]
+    python benchmarks/detection.py [--quick] [--json FILE] [--repeats N] [--workers N] [--clients N]
 
-Three clients with 64 generated scenes of 128x128 each train one epoch of AdamW in batches of 16: on their labels
+Three clients, or N, with 64 generated scenes of 128x128 each train one epoch of AdamW in batches of 16: on their labels
 (strategy fedavg), on the pseudo-labels of a moving average (fedavg-ema), and on these with FedSTO's spectral term
 (phase 2 of fedsto). The contestants take turns, round by round, each in processes of its own; each round begins from
 the same weights and draws the same views, and its result is checked to be the same model. See benchmarks/README.md.
@@ -109,7 +109,7 @@ class Loop:
         return student.pseudo_loss(student((strong.images - self.mean) / self.std), labels, LOW, HIGH).total
 
 
-def work(kind: str) -> Config:
+def work(kind: str, clients: int = CLIENTS) -> Config:
     """Give the configuration of the work: with labels, or with pseudo-labels and nothing else."""
     strategy, pseudo = KINDS[kind], kind != "labels"
     settings = {"warmup": 0, "low": LOW, "high": HIGH, "iou": IOU, "ema": EMA, "personal": False}
@@ -123,8 +123,8 @@ def work(kind: str) -> Config:
             "model": "detector",
             "data": {
                 "dataset": "scenes",
-                "options": {"samples": CLIENTS * IMAGES, "test_samples": 8, "size": SIZE, "weathers": ["cloudy"]},
-                "partition": {"kind": "iid", "clients": CLIENTS},
+                "options": {"samples": clients * IMAGES, "test_samples": 8, "size": SIZE, "weathers": ["cloudy"]},
+                "partition": {"kind": "iid", "clients": clients},
                 "labels": {"share": 0.0 if pseudo else 1.0},
             },
             "train": {"batch_size": BATCH, "optimizer": "adamw", "lr": LR, "view": "strong"},
@@ -133,18 +133,23 @@ def work(kind: str) -> Config:
     )
 
 
-def loop_over(kind: str) -> Loop:
+def loop_over(kind: str, clients: int = CLIENTS) -> Loop:
     """Give the bare loop over the work."""
-    return Loop(Federation.prepare(work(kind)), kind)
+    return Loop(Federation.prepare(work(kind, clients)), kind)
 
 
-def race(kind: str, repeats: int, workers: int, tell: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
-    """Let the contestants take turns; give seconds by contestant and the largest difference of their models."""
+def race(
+    kind: str, repeats: int, workers: int, tell: Callable[[str], None] = lambda _: None, clients: int = CLIENTS
+) -> dict[str, Any]:
+    """Let the contestants take turns; give seconds by contestant and the largest difference of their models.
+
+    Three equal clients take two workers two turns, so two workers cannot be more than 1.5 times faster there.
+    """
     apart = 0.0
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(identity(RUN_ID))
-        federation = Federation.prepare(work(kind))
-        field: dict[str, Contestant] = {"loop": Apart(partial(loop_over, kind), stack)}
+        federation = Federation.prepare(work(kind, clients))
+        field: dict[str, Contestant] = {"loop": Apart(partial(loop_over, kind, clients), stack)}
         for count in sorted({1, workers}):
             field[f"workers_{count}"] = Fedbox(federation, Path(folder) / str(count), count, stack, refine=False)
         flat = federation.model(torch.device("cpu"))
@@ -160,7 +165,7 @@ def race(kind: str, repeats: int, workers: int, tell: Callable[[str], None] = la
             weights = results["loop"]
     if not apart <= TOLERANCE:
         raise SystemExit(f"not the same work: weights differ by {apart:g}")
-    images = CLIENTS * IMAGES
+    images = clients * IMAGES
     rates = {name: images / statistics.median(seconds[name]) for name in field}
     return {
         "seconds": seconds,
@@ -184,11 +189,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
     parser.add_argument("--repeats", type=int, metavar="N", help="turns that count [default: 12; with --quick 2]")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="worker processes of the last contestant")
+    parser.add_argument("--clients", type=int, default=CLIENTS, metavar="N", help=f"clients [default: {CLIENTS}]")
     options = parser.parse_args()
     settle()
     result: dict[str, Any] = {"machine": machine()}
     for name in KINDS:
-        result[name] = race(name, options.repeats or (2 if options.quick else 12), options.workers)
+        result[name] = race(
+            name, options.repeats or (2 if options.quick else 12), options.workers, clients=options.clients
+        )
         show(name.replace("_", "-"), result[name])
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -150,3 +150,12 @@ class Nursery:
 
 NURSERY = Nursery()
 atexit.register(NURSERY.end)
+
+
+def begin_early(workers: object, engine: object) -> None:
+    """Begin the nursery, which then imports torch while this process does, if what was asked for may need workers.
+
+    The configuration may still say otherwise; then `dismiss` ends it.
+    """
+    if workers != 1 and engine in (None, "inprocess") and (os.cpu_count() or 1) > 1:
+        NURSERY.begin()
