@@ -14,7 +14,13 @@ import subprocess
 import sys
 from threading import RLock
 
-_NUMBER = struct.Struct("i")
+NUMBER = struct.Struct("i")
+"""A request, or what is told on a status pipe."""
+
+
+def module_path() -> list[str]:
+    """Give where this process finds modules, the working folder by its name."""
+    return [entry or os.getcwd() for entry in sys.path]
 
 
 class Child:
@@ -30,13 +36,16 @@ class Child:
         while len(self._told) < count and self._open:
             if not wait and not select.select([self._status], [], [], 0)[0]:
                 return False
-            data = os.read(self._status, _NUMBER.size)
-            if data:
-                self._told += _NUMBER.unpack(data)
-            else:
-                self._open = False
-                os.close(self._status)
+            data = os.read(self._status, NUMBER.size)
+            self._told += NUMBER.unpack(data) if data else ()
+            if not data or len(self._told) == 2:
+                self._hear_no_more()
         return len(self._told) >= count
+
+    def _hear_no_more(self) -> None:
+        if self._open:
+            self._open = False
+            os.close(self._status)
 
     @property
     def pid(self) -> int:
@@ -52,9 +61,7 @@ class Child:
     def end(self) -> None:
         """Kill it and wait. One that was not forked yet is left to its lifeline, which is closed before this."""
         if not self._read(1, wait=False):
-            if self._open:
-                self._open = False
-                os.close(self._status)
+            self._hear_no_more()
             return
         if self._read(2, wait=False):
             return
@@ -80,13 +87,17 @@ class Nursery:
                 return
             self.end()
             ours, theirs = socket.socketpair()
-            path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "fedbox.simulations.nursery", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 process_group=0,  # Ctrl-C reaches only us; lifelines end the workers
-                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(module_path()),
+                    "OMP_NUM_THREADS": "1",
+                    "MKL_NUM_THREADS": "1",
+                },
             )
             theirs.close()
             self._socket, self._owner, self._asked = ours, os.getpid(), False
@@ -100,7 +111,7 @@ class Nursery:
                     self.begin()
                     assert self._socket is not None
                     try:
-                        socket.send_fds(self._socket, [_NUMBER.pack(0)], [1, 2, theirs, *fds])
+                        socket.send_fds(self._socket, [NUMBER.pack(0)], [1, 2, theirs, *fds])
                         break
                     except (BrokenPipeError, ConnectionResetError):  # it died a moment ago
                         if attempt == 2:
@@ -117,7 +128,7 @@ class Nursery:
             try:
                 if self._socket is None:
                     raise BrokenPipeError
-                self._socket.sendall(_NUMBER.pack(pid))
+                self._socket.sendall(NUMBER.pack(pid))
             except OSError:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

@@ -12,14 +12,11 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 import traceback
 
 from . import worker
-
-NUMBER = struct.Struct("i")
-"""A request, or what is told on a status pipe."""
+from .forking import NUMBER
 
 MOST_FDS = 16  # descriptors of a request
 

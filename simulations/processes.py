@@ -1,14 +1,14 @@
 """The pool's end of a worker process: how it is started, what it runs, how it ends."""
 
+import contextlib
 import os
-import sys
 from collections import deque
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from ..strategies.base import Message
-from .forking import NURSERY, Child
+from .forking import NURSERY, Child, module_path
 from .protocol import Surroundings
 from .shared import Block
 
@@ -55,5 +55,6 @@ def start_worker(slabs: int, shared: tuple[int, int]) -> WorkerProcess:
     process = NURSERY.fork([theirs.fileno(), lifeline, *shared, *(block.fd for block in blocks)])
     theirs.close()
     os.close(lifeline)
-    pipe.send(Surroundings(dict(os.environ), [entry or os.getcwd() for entry in sys.path], os.getcwd()))
+    with contextlib.suppress(BrokenPipeError):  # one that is already dead is noticed when its answer is awaited
+        pipe.send(Surroundings(dict(os.environ), module_path(), os.getcwd()))
     return WorkerProcess(process, pipe, kept, blocks)

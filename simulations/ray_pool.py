@@ -4,8 +4,6 @@ The actors are `resident.Resident`. The data and, once a round, the broadcast we
 brings them to each node once; the actors of a node read the same pages. Only this file and `ray_cluster.py` import Ray.
 """
 
-import os
-import sys
 import time
 import uuid
 from collections import deque
@@ -22,6 +20,7 @@ from ..configs.schema import RayConfig
 from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
+from .forking import module_path
 from .packing import Layout, layout_of, unpack, write_arrays
 from .ray_cluster import connect
 from .resident import MARK, Resident
@@ -99,7 +98,7 @@ class RayPool:
         shared = share(federation, block)
         self._mark = Path(folder, MARK)
         self._mark.write_text(mark, encoding="utf-8")
-        path = [entry or os.getcwd() for entry in sys.path]
+        path = module_path()
         self._arguments = (path, config_json, folder, mark, shared, ray.put(block.data))
         self._actors = [self._start() for _ in range(self.workers)]
         for actor in self._actors:

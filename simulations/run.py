@@ -128,18 +128,16 @@ def workers_of(config: Config) -> int:
 
 def _pool(config: Config, workers: int) -> Workers | None:
     """Give who runs the clients; None: this process does."""
+    if config.engine.kind == "ray" or workers == 1:
+        NURSERY.dismiss()
     if config.engine.kind == "ray":
         if find_spec("ray") is None:
             problem = "the engine 'ray' needs Ray, which is not installed; install it with: pip install 'fedbox[ray]'"
             raise ConfigError("given", [Fault("engine.kind", problem)])
         from .ray_pool import RayPool
 
-        NURSERY.dismiss()
         return RayPool(config.engine.ray, workers)
-    if workers > 1:
-        return Pool(workers)
-    NURSERY.dismiss()
-    return None
+    return Pool(workers) if workers > 1 else None
 
 
 def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:
