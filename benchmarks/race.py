@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from fedbox.strategies.seeds import generator
 CLIENTS, SIZE, LR = 20, 28, 0.05
 TOLERANCE = 1e-5  # largest difference of a weight after a round
 WARM_UP = 3  # turns that do not count; in a quick race 1
-LOOP, LOOP_LAST, ONE, TWO, PFL = "loop", "loop_channels_last", "one_worker", "two_workers", "pfl"
+LOOP, LOOP_TRICKS, ONE, TWO, PFL = "loop", "loop_with_tricks", "one_worker", "two_workers", "pfl"
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,20 @@ def config_of(work: Work, rounds: int = NEVER, workers: int = 1) -> Config:
 
 
 class Loop:
-    """What one would write without any framework: module, optimiser, tensors, nothing else."""
+    """What one would write without any framework: module, optimiser, tensors, nothing else.
 
-    def __init__(self, federation: Federation, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+    `tricks` gives it what fedbox's models know: images and weights in channels-last format, pooling before ReLU.
+    """
+
+    def __init__(self, federation: Federation, tricks: bool = False) -> None:
+        memory_format = torch.channels_last if tricks else torch.contiguous_format
         data, self.seed = federation.dataset, federation.config.seed
         self.batch = federation.config.train.batch_size
         name = federation.config.model.name
         model = build_model(name, shape=data.shape, classes=len(data.classes), seed=self.seed)
         self.model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        if not tricks:
+            relu_first(self.model)
         self.clients: list[tuple[str, torch.Tensor, torch.Tensor]] = []
         for number in range(len(federation)):
             name = federation.name(number)
@@ -112,10 +119,21 @@ class Loop:
         return {name: (value / examples).to(state[name].dtype).numpy() for name, value in total.items()}
 
 
+def relu_first(module: torch.nn.Module) -> None:
+    """Put each ReLU before the pooling that it follows, as models are usually written: the same function and names."""
+    for inner in module.children():
+        relu_first(inner)
+    layers = list(module._modules.items())
+    for at, ((_, one), (_, after)) in enumerate(pairwise(layers)):
+        if isinstance(one, torch.nn.MaxPool2d) and isinstance(after, torch.nn.ReLU):
+            layers[at], layers[at + 1] = layers[at + 1], layers[at]
+    module._modules = dict(layers)
+
+
 @lru_cache(maxsize=1)
-def loop_of(work: Work, channels_last: bool = False) -> Loop:
-    """Give the bare loop over the work in one of the memory formats, made once in a process."""
-    return Loop(Federation.prepare(config_of(work)), torch.channels_last if channels_last else torch.contiguous_format)
+def loop_of(work: Work, tricks: bool = False) -> Loop:
+    """Give the bare loop over the work, plain or with fedbox's own tricks, made once in a process."""
+    return Loop(Federation.prepare(config_of(work)), tricks)
 
 
 def initial(federation: Federation) -> Weights:
@@ -128,7 +146,7 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
     """Let the contestants take turns; give seconds by contestant, ratios, and how far their models are apart.
 
     `largest_difference` is that of fedbox and pfl from the nearer loop, `loops_difference` that of the two loops
-    (rounding in two memory formats); `same_bits` says that one worker and two gave the same model in every round.
+    (other orders of rounding); `same_bits` says that one worker and two gave the same model in every round.
     Raises SystemExit where the contestants did not do the same work.
     """
     apart, formats, bits = 0.0, 0.0, True
@@ -143,9 +161,9 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
             if number > warm_up:
                 for name, each in took.items():
                     seconds[name].append(each)
-            loops = [results[LOOP], results[LOOP_LAST]]
+            loops = [results[LOOP], results[LOOP_TRICKS]]
             formats = max(formats, difference(*loops))
-            for name in results.keys() - {LOOP, LOOP_LAST}:
+            for name in results.keys() - {LOOP, LOOP_TRICKS}:
                 apart = max(apart, min(difference(results[name], loop) for loop in loops))
             bits = bits and difference(results[ONE], results[TWO]) == 0.0
             weights = results[ONE]
@@ -159,7 +177,7 @@ def contestants(work: Work, federation: Federation, folder: Path, stack: ExitSta
     """Give every contestant, ready to run."""
     field: dict[str, Contestant] = {
         LOOP: Apart(partial(loop_of, work), stack),
-        LOOP_LAST: Apart(partial(loop_of, work, channels_last=True), stack),
+        LOOP_TRICKS: Apart(partial(loop_of, work, tricks=True), stack),
         ONE: Fedbox(federation, folder / "one", 1, stack),
         TWO: Fedbox(federation, folder / "two", 2, stack),
     }
