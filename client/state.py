@@ -46,6 +46,9 @@ class StateStore:
         """Keep the arrays as the client's state after round `round_`, atomically, and drop what is not needed."""
         if self.folder is None:
             raise StateError(f"{client} wants to keep state, but there is no folder for it; give --state or --out")
+        for name, value in arrays.items():
+            if value.dtype.kind not in "fiub":
+                raise StateError(f"{client} wants to keep {name} of type {value.dtype}; wanted: numbers or booleans")
         path = self._path(client, round_)
         draft = path.with_suffix(f".{os.getpid()}.tmp")
         try:

@@ -19,11 +19,12 @@ from ..strategies.contract import ClientHalf, Plain, Update
 from ..strategies.federation import Federation, read_expert
 from ..strategies.order import Order, whole
 from ..strategies.registry import find, settings_of
-from ..strategies.samples import Samples
+from ..strategies.samples import Metrics, Samples
 from ..strategies.seeds import derive, seed_everything
 from ..strategies.selection import PROBE
 from ..strategies.site import Holdings, Site
 from ..strategies.stack import StackTrainer, refuse_training
+from ..strategies.validate import figures
 from .state import StateStore
 
 _BUFFER, _STATE, _LAST = "buffer/", "state/", "last/"
@@ -103,6 +104,7 @@ class Workspace:
         if not isinstance(update, Update):
             name = f"{type(self.half).__name__}.train"
             raise TypeError(f"{name} returned {type(update).__name__}; the contract wants an Update")
+        figures(update.metrics, self.half, "train")
         self._keep(site)
         return update
 
@@ -141,11 +143,14 @@ class Workspace:
         site = self._site(visit, after=True)
         seed_everything(derive(site.seed, "evaluate", visit.round, visit.client))
         self.half.prepare(site)
-        metrics = dict(self.half.evaluate(site, site.test)) if len(site.test) else {}
+        metrics = self._measured(site, site.test) if len(site.test) else {}
         if self.half.personal:
-            shared = self.half.evaluate(site, self._shared_test())
+            shared = self._measured(site, self._shared_test())
             metrics |= {f"shared_{name}": value for name, value in shared.items()}
         return Update({}, len(site.test), metrics)
+
+    def _measured(self, site: Site, samples: Samples) -> Metrics:
+        return figures(self.half.evaluate(site, samples), self.half, "evaluate")
 
     def _probe(self, visit: Visit) -> Update:
         """Give the mean loss on the labelled samples of the model with which the client would begin to train."""

@@ -17,6 +17,7 @@ from ..strategies.exact import Arrays, ExactSum
 from ..strategies.federation import Federation
 from ..strategies.registry import settings_of
 from ..strategies.seeds import derive, seed_everything
+from ..strategies.validate import figures
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Frozen, Pace, commit_checkpoint, draft_checkpoint, load_checkpoint
 from .clock import Clock
@@ -70,7 +71,7 @@ class Coordinator:
         self.half = plugin.server(settings, self.own.site(0))
         if hasattr(grid, "meet"):
             grid.meet(federation, plugin.client(settings), self.callback.on_engine)
-        self.committed: Arrays = self.half.weights
+        self.committed: Arrays = dict(self.half.weights)
         """The weights after the last round that was recorded: those of a run that fails or is stopped."""
         self.records = Records(folder / "rounds.jsonl")
         self.traces = Traces(folder)
@@ -90,7 +91,7 @@ class Coordinator:
         if checkpoint is None:
             self.records.resume(0)
             return 1
-        self.half.weights = self.committed = checkpoint.weights
+        self.half.weights, self.committed = checkpoint.weights, dict(checkpoint.weights)
         state = dict(checkpoint.state)
         self.flat.load({name.removeprefix(_BUFFER): state.pop(name) for name in self._own_buffers()})
         self.half.restore(state)
@@ -128,8 +129,7 @@ class Coordinator:
         with self._clock.timed("refine"):
             self._seed("refine", round_)
             refined = self.half.refine(self.own.site(round_))
-        metrics: dict[str, float] = dict(refined)
-        metrics |= trained.means()
+        metrics: dict[str, float] = figures(refined, self.half, "refine") | trained.means()
         evaluated, measure = Collected(), None
         if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds:
             with self._clock.timed("evaluate"):
@@ -160,14 +160,15 @@ class Coordinator:
                 frozen = Frozen.of(state)
             self.writer.wait()  # for the last round's measure or the disk, where they take longer than a round
         self._tell()
-        clock, weights = self._clock, self.half.weights
+        clock, weights = self._clock, dict(self.half.weights)  # a strategy may change its own mapping in place
         landmarks = {name: value.copy() for name, value in self.half.landmarks().items()}
         record["seconds"] = {**clock.seconds, "total": time.monotonic() - began}
 
         def write() -> None:
             if measure is not None:
                 with clock.timed("evaluate"):
-                    record["metrics"] = {**measure(), **record["metrics"]}  # what people look for first
+                    seen = measure()
+                    record["metrics"] = {**seen, **record["metrics"], **seen}  # what people look for comes first
                 record["seconds"] |= clock.seconds
             self.traces.write(round_, began, visits, clock.phases, landmarks)
             draft = draft_checkpoint(self.folder / "checkpoint", frozen, self.config) if frozen else None
@@ -244,7 +245,7 @@ class Coordinator:
         apart = not getattr(self.grid, "here", False) and self.stopper.idle
         if not apart or type(self.half).evaluate is not ServerHalf.evaluate:
             site = self.own.site(round_)
-            metrics |= self.half.evaluate(site, site.test)
+            metrics |= figures(self.half.evaluate(site, site.test), self.half, "evaluate")
             return None
         copy = self.own.copy(round_)
         self.half.bring(copy)

@@ -1,5 +1,6 @@
 """The choice of a round's cohort by the configured selector, and the questions that it has asked."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +66,8 @@ class Chooser:
             ask = replace(half.ask_evaluate(round_ - 1), phase=PROBE)
             self.probed = self._collector.collect("evaluate", round_, ask, names, lambda _name, _update: None)
             rows = self.probed.clients
-            self.asked = {name: row["loss"] for name, row in rows.items() if "loss" in row}
+            nothing = {name: math.nan for name, row in rows.items() if row["examples"] == 0}
+            self.asked = nothing | {name: row["loss"] for name, row in rows.items() if "loss" in row}
         return cohort(self.name, self.selector, round_, size, self.asked, self._places)
 
     def see(self, record: Record) -> None:

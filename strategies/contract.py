@@ -29,6 +29,10 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
+def _told(value: object) -> str:
+    return f"{value!r} ({type(value).__name__})"
+
+
 @dataclass(frozen=True)
 class Ask:
     """What the server asks of its clients in a round.
@@ -41,18 +45,35 @@ class Ask:
     phase: str = "train"
     values: Mapping[str, Scalar] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for a value that cannot travel, here, where the traceback points at who made it."""
+        for name, value in self.values.items():
+            if not isinstance(value, Scalar):
+                raise TypeError(
+                    f"Ask.values['{name}'] is {_told(value)}; wanted: int, float, str or bool, such as float(...) of it"
+                )
+
 
 @dataclass(frozen=True)
 class Update:
     """What a client gives back: `weights` to be averaged by `examples`, `extra` arrays for the server half alone.
 
-    `metrics` are plain numbers for the records, for example `{"train_loss": 0.7}`.
+    `metrics` are plain numbers for the records, for example `{"train_loss": 0.7}`. `examples` is a whole number: other
+    weights go into an `add` of your own.
     """
 
     weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     examples: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raise TypeError for a part of a sample: it would be cut off on the way."""
+        if self.examples != int(self.examples):
+            raise TypeError(
+                f"Update.examples is {_told(self.examples)}; wanted: a whole number of samples "
+                "(another weight goes into `extra`, and into an `add` of your own)"
+            )
 
 
 @dataclass(frozen=True)
@@ -124,6 +145,7 @@ class ServerHalf(Generic[S]):
     def ask_client(self, round_: int, client: str) -> Mapping[str, NDArray[Any]]:
         """Give the arrays that only this client receives, on top of `ask`.
 
+        A client that is to be measured or asked for its loss is given them as well: after `finish`, or before `begin`.
         Clients are asked in no fixed order: draw from a generator of the client's own, not from the global ones.
         """
         return {}

@@ -169,14 +169,15 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
             self.parts[_SIGMA + name] = whole - self.parts[_PSI + name]
         self.clients: dict[str, Arrays] = {}
         self.sent: dict[str, int] = {}
+        self._training = False
 
     def ask(self, round_: int) -> Ask:
         """Send both summands."""
         return Ask(self.parts)
 
     def ask_client(self, round_: int, client: str) -> Mapping[str, NDArray[Any]]:
-        """Send the psi of the nearest others, where the client is known and its helpers are old."""
-        mine = self.clients.get(client)
+        """Send the psi of the nearest others, where the client is to train, is known and its helpers are old."""
+        mine = self.clients.get(client) if self._training else None  # who is only measured keeps nothing
         if mine is None or round_ - self.sent.get(client, -self.settings.every) < self.settings.every:
             return {}
         noise: NDArray[Any] = mine[_SIGNATURE]
@@ -201,6 +202,7 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
 
     def begin(self) -> Any:
         """Give the sum, and what each client is remembered by."""
+        self._training = True
         return ExactSum(), {}
 
     def add(self, total: Any, client: str, update: Update) -> None:
@@ -213,6 +215,7 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
 
     def finish(self, total: Any, round_: int) -> None:
         """Make the new summands and their sum."""
+        self._training = False
         parts, known = total
         self.clients |= known
         self.parts = {**self.parts, **parts.mean()}

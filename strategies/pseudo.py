@@ -66,9 +66,9 @@ class LabelQuality:
     def metrics(self) -> Metrics:
         """Give shares in [0, 1]: `pseudo_accepted`, and what of the accepted samples is right.
 
-        `pseudo_accuracy` counts each sample once; `pseudo_class_accuracy` each class that the client holds: it is low
-        where rare classes are labelled as frequent ones. With a local and a global model: `pseudo_local`, the share
-        that the local one labelled, `pseudo_local_accuracy` and `pseudo_global_accuracy`.
+        `pseudo_accuracy` counts each sample once; `pseudo_class_accuracy` each class of which a sample was accepted: it
+        is low where rare classes are labelled as frequent ones. With a local and a global model: `pseudo_local`, the
+        share that the local one labelled, `pseudo_local_accuracy` and `pseudo_global_accuracy`.
         """
         if not self._seen:
             return {}

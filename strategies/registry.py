@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -48,14 +49,18 @@ def look_up(kind: str, group: str, name: str) -> tuple[Any, str]:
     if len(targets) > 1:
         raise PluginError(f"{kind} '{name}' is offered by {len(targets)} packages; name one: {', '.join(targets)}")
     if not targets and ":" not in name:
-        raise PluginError(
-            f"{kind} '{name}' is not registered; {suggest(name, registered(group))}; "
-            f"a {kind} of your own is named module:attribute"
-        )
+        raise PluginError(f"{kind} '{name}' is {unregistered(kind, name, registered(group))}")
     package = points[0].dist if points else None
     source = f" ({targets[0]}{f' of {package.name}' if package else ''})" if targets else ""
     told = f"{kind} '{name}'{source}"
     return imported(told, targets[0] if targets else name), told
+
+
+def unregistered(kind: str, name: str, points: Iterable[str]) -> str:
+    """Say that no plugin of the kind has this name, which ones there are, and how one of the user's own is named."""
+    file = PurePath(name)
+    example = f": write {file.stem}:plugin for {file.name}" if file.suffix == ".py" else ""
+    return f"not registered; {suggest(name, points)}; a {kind} of your own is named module:attribute{example}"
 
 
 def find(name: str) -> Plugin:
@@ -132,7 +137,7 @@ def settings_faults(raw: Mapping[str, Any]) -> Iterable[Fault]:
         return  # the schema says so
     points = registered()
     if ":" not in strategy and strategy not in points:
-        yield Fault("strategy", f"got '{strategy}', which is not registered; {suggest(strategy, points)}")
+        yield Fault("strategy", f"got '{strategy}', which is {unregistered('strategy', strategy, points)}")
     else:
         yield from _model_faults(strategy, raw.get("model"))
     for key, block in blocks.items():

@@ -12,9 +12,9 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from ..configs.faults import Fault, schema_faults, suggest
+from ..configs.faults import Fault, schema_faults
 from .contract import Settings
-from .registry import PluginError, broken, look_up, registered
+from .registry import PluginError, broken, look_up, registered, unregistered
 
 GROUP = "fedbox.selectors"
 PROBE = "probe"
@@ -37,13 +37,19 @@ class Selector(Generic[S]):
         return ()
 
     def choose(self, round_: int, size: int, losses: Mapping[str, float]) -> Sequence[str]:
-        """Give `size` different clients, in any order. `losses` has those of `asks` that answered."""
+        """Give `size` different clients, in any order.
+
+        `losses` has those of `asks` that answered: NaN for a client that holds no labelled sample.
+        """
         raise NotImplementedError
 
-    def see(self, round_: int, asked: Mapping[str, float], clients: Mapping[str, Mapping[str, float]]) -> None:
+    def see(
+        self, round_: int, asked: Mapping[str, float | None], clients: Mapping[str, Mapping[str, float | None]]
+    ) -> None:
         """Take what a round gave: the losses that were asked for, and each client's metrics as in the record.
 
-        A client that trained has `examples` among them; one without was only measured.
+        A client that trained has `examples` among them; one without was only measured. None is a number that is not
+        finite, as in the record.
         """
 
 
@@ -103,7 +109,7 @@ def selector_faults(raw: Mapping[str, Any]) -> Iterable[Fault]:
         return
     points = registered(GROUP)
     if ":" not in name and name not in points:
-        yield Fault("clients.selector", f"got '{name}', which is not registered; {suggest(name, points)}")
+        yield Fault("clients.selector", f"got '{name}', which is {unregistered('selector', name, points)}")
         return
     schema = find_selector(name).settings
     try:

@@ -62,29 +62,45 @@ L = TypeVar("L", bound=LossSettings)
 
 
 class ByLoss(Selector[L]):
-    """Knows the last loss of each client that told one."""
+    """Knows the last loss of each client that told one; NaN for one that holds nothing to measure or to train on."""
 
     def __init__(self, settings: L, clients: Sequence[str], seed: int, rounds: int) -> None:
         super().__init__(settings, clients, seed, rounds)
         self.known: dict[str, float] = {}
 
-    def see(self, round_: int, asked: Mapping[str, float], clients: Mapping[str, Mapping[str, float]]) -> None:
+    def see(
+        self, round_: int, asked: Mapping[str, float | None], clients: Mapping[str, Mapping[str, float | None]]
+    ) -> None:
         """Remember the losses that were asked for, or those that clients reported."""
         if self.settings.losses == "asked":
-            self.known.update(asked)
+            self.known.update({name: math.nan if loss is None else loss for name, loss in asked.items()})
             return
-        found = {name: row.get(_REPORTED) for name, row in clients.items()}
-        self.known.update({name: loss for name, loss in found.items() if loss is not None and math.isfinite(loss)})
+        for name, row in clients.items():
+            loss = row.get(_REPORTED)
+            if loss is not None and math.isfinite(loss):
+                self.known[name] = loss
+            elif row.get("examples") == 0:
+                self.known.setdefault(name, math.nan)
 
     def sorted(
         self, names: Sequence[str], losses: Mapping[str, float], purpose: str, round_: int, hard_first: bool
     ) -> list[str]:
-        """Sort clients by loss, equals by chance; those whose loss nobody knows come first, so that they get known."""
+        """Sort clients by loss, equals by chance.
+
+        Those whose loss nobody knows come first, so that they get known; those that have none, or none that is finite,
+        come last whatever the order: they have nothing to learn from, or nothing that is known of it.
+        """
         known = {**self.known, **losses}
         sign = -1.0 if hard_first else 1.0
+
+        def key(name: str) -> float:
+            if name not in known:
+                return -math.inf
+            return sign * known[name] if math.isfinite(known[name]) else math.inf
+
         order = np.random.default_rng(derive(self.seed, purpose, round_)).permutation(len(names))
         mixed = [names[int(place)] for place in order]
-        return sorted(mixed, key=lambda name: sign * known[name] if name in known else -math.inf)
+        return sorted(mixed, key=key)
 
 
 class CurriculumSettings(LossSettings):

@@ -198,7 +198,7 @@ class Site:
                 after_step()
             total += value.detach().double() * len(batch)
             seen, done = seen + len(batch), done + 1
-        return Fit(len(samples), done, {"train_loss": float(total) / seen})
+        return Fit(len(samples), done, {"train_loss": float(total) / seen} if seen else {})
 
     def steps(
         self, count: int, epochs: int | None = None, steps: int | None = None, batch_size: int | None = None

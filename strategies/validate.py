@@ -1,4 +1,4 @@
-"""Checks on an update before it touches the model: names, shapes, types, finiteness, number of examples."""
+"""Checks on what a strategy gives: an update before it touches the model, and figures for the records."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import RefusedUpdateError, Update
+from .contract import Metrics, RefusedUpdateError, Update
 
 
 def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change: float | None = None) -> None:
@@ -37,6 +37,25 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change
             )
     if max_change is not None:
         _check_change(update, expects, max_change)
+
+
+def figures(value: object, giver: object, method: str) -> Metrics:
+    """Give metrics as plain floats. Raises TypeError, which names the method that gave something else.
+
+    `giver` is the half, client's or server's, whose `method` returned `value`.
+    """
+    told = f"{type(giver).__name__}.{method}"
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{told} returned {type(value).__name__}; the contract wants metrics by name, {{}} for none")
+    found: Metrics = {}
+    for name, number in value.items():
+        try:
+            found[str(name)] = float(number)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"{told}: metric '{name}' is {number!r} ({type(number).__name__}); wanted: one number"
+            ) from error
+    return found
 
 
 def _check_change(update: Update, expects: Mapping[str, NDArray[Any]], bound: float) -> None:

@@ -1,5 +1,6 @@
 """Selectors: each one's property, what is refused, what it costs, and the same cohorts after a stop and a resume."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from fedbox.configs import ConfigError
 from fedbox.server.callbacks import Callback
 from fedbox.simulations.run import check
 from fedbox.strategies import Selector, SelectorPlugin, Settings
+from fedbox.strategies.federation import Federation
 from fedbox.strategies.order import allowed
 from fedbox.strategies.registry import PluginError
 from fedbox.strategies.seeds import derive
@@ -117,6 +119,35 @@ def test_reported_losses_cost_nothing_and_the_unheard_come_first(name: str) -> N
     selector.see(3, {}, {"client-4": {"train_loss": 9.0}, "client-5": {"train_loss": 8.0}})
     wanted = {"client-0", "client-1"} if name == "curriculum" else {"client-4", "client-5"}
     assert set(selector.choose(1, 2, {})) == wanted
+
+
+@pytest.mark.parametrize("order", ["curr", "anti"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_clients_with_no_loss_to_learn_from_come_last_in_either_order(order: str, bad: float) -> None:
+    told = dict(zip(_names(6), [1.0, bad, 3.0, bad, 0.5, 2.0], strict=True))
+    first = make_selector("curriculum", {"order": order, "b": 0.01}, _names(6), 0, 10)
+    assert set(first.choose(1, 4, told)) == {name for name, loss in told.items() if math.isfinite(loss)}
+    assert set(_choose("power-of-choice", list(told.values()), 4, 1, candidates=6)) == set(first.choose(1, 4, told))
+
+
+@pytest.mark.parametrize("losses", ["asked", "reported"])
+def test_clients_without_samples_do_not_lead_the_cohorts(losses: str, tmp_path: Path) -> None:
+    """Nobody can know their loss: they must not be taken for clients that are still to be heard, round after round."""
+    data = {
+        "data.partition": {"kind": "dirichlet", "alpha": 0.05, "clients": 24, "min_size": 0},
+        "data.options": {"limit": 100, "test_limit": 50},
+        "clients": {"selector": "curriculum", "selector_settings": {"losses": losses, "a": 1.0}, "per_round": 6},
+        "rounds": 20,
+    }
+    rounds = run(tmp_path / "run", **{key.replace(".", "__"): value for key, value in data.items()}).rounds
+    held = Federation.prepare(check(TOY, data))
+    empty = {f"client-{n}" for n in range(24) if not len(held.roles(f"client-{n}").labelled)}
+    assert len(empty) == 5
+    if losses == "asked":
+        assert {name for name, loss in rounds[0]["asked"].items() if loss is None} == empty
+    cohorts = [{name for name, row in record["clients"].items() if "examples" in row} for record in rounds]
+    first = 0 if losses == "asked" else 6  # by then everybody was heard
+    assert not any(cohort & empty for cohort in cohorts[first:9])  # the pool grows to 14 of the 24
 
 
 class Wrong(Selector[Settings]):

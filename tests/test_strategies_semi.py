@@ -158,12 +158,15 @@ def test_fedmatch_finds_the_nearest_helpers_and_sends_them_now_and_then() -> Non
         server.add(total, f"client-{number}", Update(weights, 4, {}, {"signature": signature}))
     server.finish(total, 1)
     assert all(np.allclose(value, 2.0) for value in server.weights.values())  # sigma 1 + psi 1
+    assert server.ask_client(1, "client-0") == {}  # it is only measured, and would not keep them
+    server.begin()
     helpers = server.ask_client(2, "client-0")
     assert set(helpers) == {"helper-0/" + name for name in server.weights}
     assert all(np.allclose(value, 2) for value in helpers.values())  # client-2 is nearer than client-1
     assert server.ask_client(3, "client-0") == {}
     again = _fedmatch(helpers=1, every=3)
     again.restore(server.state())
+    again.begin()
     assert again.ask_client(4, "client-0") == {}
     assert len(again.ask_client(5, "client-0")) == len(server.weights)
     assert server.ask_client(2, "client-9") == {}
