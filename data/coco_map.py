@@ -41,15 +41,16 @@ def coco_metrics(
     detections: for each image, in the same order, its boxes [k, 4], scores [k] and labels [k]. Arrays or CPU
     tensors. classes: the name of each label.
 
-    Values lie in 0..1. A class without a true box counts in no mean and is left out of map50_by_class; with
-    no true box at all the means are 0. Raises DataError if lengths or labels do not fit.
+    Values lie in 0..1. A class without a true box counts in no mean and is left out of map50_by_class. With
+    no true box at all there is nothing to find and no mean: map50_by_class, empty, is all that is returned.
+    Raises DataError if lengths or labels do not fit.
     """
     if len(truths) != len(detections):
         raise DataError(f"{len(truths)} images with truths but {len(detections)} with detections")
     truth = [_records(image, boxes, None, labels, classes) for image, (boxes, labels) in enumerate(truths)]
     found = [_records(image, *detected, classes) for image, detected in enumerate(detections)]
     if not any(truth):
-        return {"map50": 0.0, "map75": 0.0, "map": 0.0, "map50_by_class": {}}
+        return {"map50_by_class": {}}
     precision = _precision(truth, found, len(classes))  # [IoU, recall, class]
     # -1 marks a class without a true box.
     present = np.flatnonzero((precision > -1).all((0, 1)))

@@ -13,6 +13,7 @@ from .contract import (
     ServerHalf,
     Settings,
     Site,
+    UnsuitableError,
     Update,
 )
 from .selection import Selector, SelectorPlugin
@@ -32,5 +33,6 @@ __all__ = [
     "ServerHalf",
     "Settings",
     "Site",
+    "UnsuitableError",
     "Update",
 ]

@@ -9,9 +9,21 @@ each client has with its own is measured as `personal_*`. Not one weight differs
 from pydantic import Field
 
 from ..models import buffer_names
-from .contract import Arrays, Ask, ClientHalf, Metrics, Plugin, Samples, ServerHalf, Settings, Site, Update
+from .contract import (
+    Arrays,
+    Ask,
+    ClientHalf,
+    Metrics,
+    Plugin,
+    Samples,
+    ServerHalf,
+    Settings,
+    Site,
+    UnsuitableError,
+    Update,
+)
 from .personal import STUDENT, evaluate_kept, keep
-from .server_only import train_alone
+from .server_only import check_labels, train_alone
 from .statistics import estimate, norms_of
 
 
@@ -44,10 +56,11 @@ class AdaBNServer(ServerHalf[AdaBNSettings]):
     def __init__(self, settings: AdaBNSettings, site: Site) -> None:
         super().__init__(settings, site)
         if not norms_of(site.model):
-            raise ValueError(
+            raise UnsuitableError(
                 "adabn re-estimates the statistics of BatchNorm, and this model has none; "
                 "choose one that has, such as model.options.norm=batch"
             )
+        check_labels("adabn", site)
         self._statistics = _statistics(site)
         self._alone = True
 
@@ -64,7 +77,7 @@ class AdaBNServer(ServerHalf[AdaBNSettings]):
         """Train on the server's labels during the warm-up."""
         if not self._alone:
             return {}
-        fit = train_alone("adabn", site, self.weights, self.settings.epochs)
+        fit = train_alone(site, self.weights, self.settings.epochs)
         self.weights = site.weights()
         return fit.metrics
 

@@ -86,17 +86,21 @@ class BoxSamples(Samples):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> Metrics:
-        """Give map50, map75, map, and map50 by domain (`map50_by_domain.NAME`) and class (`map50_by_class.NAME`)."""
+        """Give map50, map75, map, and map50 by domain (`map50_by_domain.NAME`) and class (`map50_by_class.NAME`).
+
+        Images, a domain's or all, in which there is no object have no average precision: its names are left out.
+        """
         found = []
         for index in torch.split(torch.arange(len(self)), batch_size):
             found += model.detect(self.x(index.to(self.truth.device)), confidence=_CONFIDENCE)  # type: ignore[operator]
         detections = [tuple(part.cpu() for part in (each.boxes, each.scores, each.labels)) for each in found]
         truths = [(boxes.cpu(), labels.cpu()) for boxes, labels in self.truths]
         whole = coco_metrics(truths, detections, self.classes)
-        metrics = {name: whole[name] for name in ("map50", "map75", "map")}
+        metrics = {name: whole[name] for name in ("map50", "map75", "map") if name in whole}
         metrics |= {f"map50_by_class.{name}": value for name, value in whole["map50_by_class"].items()}
         for domain in sorted(set(self.domains or ())):
             rows = [number for number, name in enumerate(self.domains or ()) if name == domain]
             part = coco_metrics([truths[row] for row in rows], [detections[row] for row in rows], self.classes)
-            metrics[f"map50_by_domain.{domain}"] = part["map50"]
+            if "map50" in part:
+                metrics[f"map50_by_domain.{domain}"] = part["map50"]
         return metrics

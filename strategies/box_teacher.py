@@ -7,10 +7,10 @@ below `low` background.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from ..data.box_views import Targets
@@ -18,7 +18,7 @@ from ..data.coco_map import match_quality
 from ..models import FlatModel
 from ..models.detections import Detections, ObjectDetector
 from .box_samples import BoxSamples
-from .contract import Arrays, Batch, Metrics, Samples, Settings, Site
+from .contract import Arrays, Batch, Metrics, Samples, Settings, Site, UnsuitableError
 from .statistics import estimate
 
 
@@ -34,6 +34,12 @@ class TeacherSettings(Settings):
     statistics: Literal["views", "images"] = Field(
         "images", description="running statistics of BatchNorm: those of the client's images, or of the strong views"
     )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high:
+            raise ValueError(f"low, {self.low}, is above high, {self.high}; wanted: low <= high")
+        return self
 
 
 class BoxTeacher:
@@ -126,9 +132,9 @@ class BoxTeacher:
 
 
 def box_samples(samples: object, strategy: str) -> BoxSamples:
-    """Give the samples as images with boxes. Raises TypeError for others."""
+    """Give the samples as images with boxes. Raises UnsuitableError for others."""
     if not isinstance(samples, BoxSamples):
-        raise TypeError(f"{strategy} needs images with boxes, such as data.dataset=scenes")
+        raise UnsuitableError(f"{strategy} needs images with boxes, such as data.dataset=scenes")
     return samples
 
 

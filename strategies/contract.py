@@ -7,7 +7,7 @@ machines far apart. `docs/plugins.md` builds one step by step.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -90,9 +90,17 @@ class RefusedUpdateError(ValueError):
     """An update cannot be used; the text says what is wrong with it. `ServerHalf.add` may raise it."""
 
 
+class UnsuitableError(ValueError):
+    """A strategy cannot work with this model or these data. `ServerHalf.__init__` may raise it: nothing is trained."""
+
+    exit_code = 2
+
+
 class ClientHalf(Generic[S]):
     """What a client does. One object serves many clients in turn: keep nothing on `self`, use `site.state`."""
 
+    needs: ClassVar[Literal["any", "classes", "boxes"]] = "any"
+    """What the samples must be: images (or texts) with one class each, images with boxes, or either."""
     any_model: ClassVar[bool] = False
     """True when clients may have different networks (`model.family`): no weights are averaged."""
     personal: ClassVar[bool] = False
@@ -232,5 +240,6 @@ __all__ = [
     "ServerHalf",
     "Settings",
     "Site",
+    "UnsuitableError",
     "Update",
 ]

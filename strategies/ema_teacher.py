@@ -42,6 +42,8 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
 
     def __init__(self, settings: S, site: Site) -> None:
         super().__init__(settings, site)
+        check_labels(self.strategy, site)
+        box_samples(site.labelled, self.strategy)
         self._alone = True
         self.student: Arrays = {}
 
@@ -51,12 +53,11 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
         return None
 
     def refine(self, site: Site) -> Metrics:
-        """Train for as many steps as server-only does in a round. Raises ValueError when the server has no labels."""
+        """Train for as many steps as server-only does in a round."""
         if self._alone:
-            fit = train_alone(self.strategy, site, self.weights, self.settings.warmup_epochs)
+            fit = train_alone(site, self.weights, self.settings.warmup_epochs)
             self.weights = site.weights()
             return fit.metrics
-        check_labels(self.strategy, site)
         steps = server_steps(site, None) or 0
         half = max(site.train_config.batch_size // 2, 1)
         site.load(self.student or self.weights)

@@ -16,6 +16,7 @@ from ..data.partition import Partition, partition
 from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
 from ..models import FlatModel, ModelError, PlainModel, build_model, load_weights
+from ..models.detections import ObjectDetector
 from .box_samples import BoxSamples
 from .samples import Samples, TextSamples
 from .seeds import derive
@@ -228,6 +229,9 @@ class Federation:
             seed=derive(self.config.seed, "model"),
             options=spec.options,
         )
+        if self.boxed != isinstance(module, ObjectDetector):
+            wanted = "a detector, such as model=detector" if self.boxed else "a classifier, such as model=cnn"
+            raise ModelError(f"the samples of {self.dataset.name} want {wanted}; {spec.name} is none")
         if weights is not None:
             load_weights(module, weights)
         kind = PlainModel if self.config.engine.kind == "plain" else FlatModel

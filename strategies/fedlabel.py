@@ -99,6 +99,8 @@ def pseudo_loss(viewed: Tensor, plain: Tensor, labels: Tensor, weights: Tensor, 
 class FedLabelClient(ClientHalf[FedLabelSettings]):
     """The labelled pass, the choice, the unlabelled pass."""
 
+    needs = "classes"
+
     def train(self, site: Site) -> Update:
         """Train both passes; give back the joined weights, by the number of samples used."""
         settings, samples = self.settings, class_samples(site.unlabelled, "fedlabel")

@@ -51,6 +51,8 @@ class FedMatchSettings(Settings):
 class FedMatchClient(ClientHalf[FedMatchSettings]):
     """sigma on labels, psi on what is agreed on."""
 
+    needs = "classes"
+
     def train(self, site: Site) -> Update:
         """Train both; give back both, with the scores on noise by which helpers are found."""
         settings, samples = self.settings, class_samples(site.unlabelled, "fedmatch")

@@ -4,7 +4,8 @@ The paper's method is for images with one class; here a sample is a point of the
 pseudo-label, its feature f is what the last convolution of the class branch (`head.classes`, the classifier) gets, and
 its class that of the pseudo-label. In a round client i
 
-1. takes the statistics of its features under the global model: means m_c, shares p_c, and V (section 3.2);
+1. takes the statistics of its features under the global model (after a pass over its own labels, if it holds any):
+   means m_c, shares p_c, and V (section 3.2);
 2. trains the head alone for half of the round's steps, on pseudo-labels of a local moving average;
 3. trains backbone and neck for the other half, with + align x mean ||f - prototype of its class||^2 / dimensions.
 
@@ -27,8 +28,7 @@ from ..models.detections import Predictions
 from ..models.detector_parts import STRIDES
 from .box_teacher import BoxTeacher, box_samples
 from .by_client import divided, joined
-from .contract import Arrays, Ask, Batch, ExactSum, Plugin, Site, Update
-from .personal import STUDENT, TEACHER, keep
+from .contract import Arrays, Ask, Batch, ExactSum, Plugin, Site, UnsuitableError, Update
 from .semi_boxes import SemiBoxClient, SemiBoxServer, SemiBoxSettings
 from .simplex import least_quadratic
 
@@ -57,7 +57,8 @@ class FedPACClient(SemiBoxClient[FedPACSettings]):
         """Train in the two steps; give back weights, prototypes and statistics."""
         samples = box_samples(site.unlabelled, self.strategy)
         steps = site.steps(len(samples))
-        teacher = BoxTeacher(site, samples, self.settings, steps=steps, still=self.settings.labeller == "global")
+        labelled = site.fit(lambda batch: self.loss(site, batch))
+        teacher = self.teacher(site, samples)
         features = _Features(site)
         told = features.statistics(teacher)
         goal = torch.from_numpy(np.array(site.received[_PROTOTYPES])).to(site.device)
@@ -77,13 +78,9 @@ class FedPACClient(SemiBoxClient[FedPACSettings]):
             aligned, samples=samples, view="none", steps=steps - steps // 2, parts=body, after_step=teacher.follow
         )
         features.close()
-        teacher.settle(site.flat)
-        if self.settings.personal:
-            teacher.settle(teacher.flat)
-        keep(site, STUDENT, site.flat if self.settings.personal else None)
-        keep(site, TEACHER, teacher.flat if self.settings.personal else None)
-        metrics = {**first.metrics, **fit.metrics, **teacher.quality.metrics()}
-        return Update(site.weights(), fit.examples, metrics, told)
+        self.close(site, teacher)
+        metrics = {**labelled.metrics, **first.metrics, **fit.metrics, **teacher.quality.metrics()}
+        return Update(site.weights(), labelled.examples + fit.examples, metrics, told)
 
 
 class _Features:
@@ -165,7 +162,7 @@ class FedPACServer(SemiBoxServer[FedPACSettings]):
         super().__init__(settings, site)
         weight = self.weights.get(_CLASSIFIER + "weight")
         if weight is None:
-            raise ValueError("fedpac-ema needs the compact detector, model.name=detector")
+            raise UnsuitableError("fedpac-ema needs the compact detector, model.name=detector")
         self.prototypes: NDArray[Any] = np.zeros(weight.shape[:2], np.float32)
         self.heads: dict[str, Arrays] = {}
 

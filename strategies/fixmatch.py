@@ -39,6 +39,7 @@ class FixMatchClient(ClientHalf[S], Generic[S]):
     """Trains on both kinds of samples in every step."""
 
     strategy: ClassVar[str] = "fixmatch"
+    needs = "classes"
 
     def train(self, site: Site) -> Update:
         """Train; give back the weights, by the number of all its samples."""

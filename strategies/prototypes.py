@@ -93,6 +93,7 @@ class PrototypeClient(ClientHalf[S]):
 
     any_model = True
     personal = True
+    needs = "classes"
     strategy: ClassVar[str] = "this strategy"
 
     def prepare(self, site: Site) -> None:

@@ -4,13 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from .box_samples import BoxSamples
-from .contract import Metrics, Samples, Site
+from .contract import Metrics, Samples, Site, UnsuitableError
 
 
 def class_samples(samples: Samples, strategy: str) -> Samples:
-    """Give the samples as images with one class each. Raises TypeError for images with boxes."""
+    """Give the samples as images with one class each. Raises UnsuitableError for images with boxes."""
     if isinstance(samples, BoxSamples):
-        raise TypeError(f"{strategy} needs images with one class each, and these have boxes; see fedsto for those")
+        raise UnsuitableError(
+            f"{strategy} needs images with one class each, and these have boxes; see fedsto for those"
+        )
     return samples
 
 

@@ -13,6 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from .box_samples import BoxSamples
 from .box_teacher import BoxTeacher, TeacherSettings, box_samples
 from .contract import Arrays, Ask, Batch, ClientHalf, Metrics, Samples, ServerHalf, Site, Update
 from .personal import STUDENT, TEACHER, evaluate_kept, keep, kept
@@ -42,6 +43,7 @@ class SemiBoxClient(ClientHalf[S]):
     """Trains a detector on its own labels, if any, and on the pseudo-labels of its teacher."""
 
     strategy: ClassVar[str] = "this strategy"
+    needs = "boxes"
 
     def train(self, site: Site) -> Update:
         """Train; give back what the strategy shares."""
@@ -52,15 +54,7 @@ class SemiBoxClient(ClientHalf[S]):
             return self.loss(site, batch) + self.penalty(site)
 
         labelled = site.fit(supervised, parts=parts, adjust=adjust)
-        teacher = BoxTeacher(
-            site,
-            samples,
-            self.settings,
-            steps=site.steps(len(samples)),
-            still=self.settings.labeller == "global",
-            kept=kept(site, TEACHER) if self.settings.labeller == "persistent" else None,
-            others=[site.labelled],
-        )
+        teacher = self.teacher(site, samples)
         fit = site.fit(
             lambda batch: teacher.loss(batch) + self.penalty(site),
             samples=samples,
@@ -69,14 +63,30 @@ class SemiBoxClient(ClientHalf[S]):
             adjust=adjust,
             after_step=teacher.follow,
         )
+        self.close(site, teacher)
+        metrics = {**labelled.metrics, **fit.metrics, **teacher.quality.metrics()}
+        return Update(self.shared(site, parts), labelled.examples + fit.examples, metrics)
+
+    def teacher(self, site: Site, samples: BoxSamples) -> BoxTeacher:
+        """Give the teacher of this visit, by the settings: it begins as the model is now, or as it was kept."""
+        return BoxTeacher(
+            site,
+            samples,
+            self.settings,
+            steps=site.steps(len(samples)),
+            still=self.settings.labeller == "global",
+            kept=kept(site, TEACHER) if self.settings.labeller == "persistent" else None,
+            others=[site.labelled],
+        )
+
+    def close(self, site: Site, teacher: BoxTeacher) -> None:
+        """Give student and teacher their statistics after the training; keep those that the settings want kept."""
         teacher.settle(site.flat)
         follows = self.settings.personal or self.settings.labeller == "persistent"
         if follows:
             teacher.settle(teacher.flat)
         keep(site, STUDENT, site.flat if self.settings.personal else None)
         keep(site, TEACHER, teacher.flat if follows else None)
-        metrics = {**labelled.metrics, **fit.metrics, **teacher.quality.metrics()}
-        return Update(self.shared(site, parts), labelled.examples + fit.examples, metrics)
 
     def parts(self, site: Site) -> tuple[str, ...] | None:
         """Give the parts of the model that train and travel in this phase; None for all."""
@@ -107,6 +117,7 @@ class SemiBoxServer(ServerHalf[S]):
 
     def __init__(self, settings: S, site: Site) -> None:
         super().__init__(settings, site)
+        check_labels(self.strategy, site)
         self.current = "warm-up"
 
     def phase(self, round_: int) -> str:
@@ -119,9 +130,8 @@ class SemiBoxServer(ServerHalf[S]):
         return None if self.current == "warm-up" else Ask(self.weights, self.current)
 
     def refine(self, site: Site) -> Metrics:
-        """Train on the server's labels. Raises ValueError when it has none."""
+        """Train on the server's labels."""
         settings = self.settings
-        check_labels(self.strategy, site)
         site.load(self.weights)
 
         def loss(batch: Batch) -> Tensor:

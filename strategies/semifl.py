@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from .contract import Batch, ClientHalf, Metrics, Plugin, Samples, ServerHalf, Settings, Site, Update
+from .contract import Batch, ClientHalf, Metrics, Plugin, Samples, ServerHalf, Settings, Site, UnsuitableError, Update
 from .pseudo import LabelQuality, class_samples, scores_of
 from .statistics import estimate
 
@@ -40,6 +40,8 @@ class SemiFLSettings(Settings):
 
 class SemiFLClient(ClientHalf[SemiFLSettings]):
     """Labels once, then trains on the fixed and the mixed set."""
+
+    needs = "classes"
 
     def train(self, site: Site) -> Update:
         """Train on pseudo-labels; give back the weights, by the number of samples in the fixed set."""
@@ -82,10 +84,10 @@ class SemiFLServer(ServerHalf[SemiFLSettings]):
     """Averages, then trains on the labels."""
 
     def refine(self, site: Site) -> Metrics:
-        """Train on the labels and estimate the statistics on them. Raises ValueError when there are none."""
+        """Train on the labels and estimate the statistics on them. Raises UnsuitableError when there are none."""
         labelled = self._labelled(site)
         if len(labelled) == 0:
-            raise ValueError("semifl: nobody holds a labelled sample; set data.server or data.labels.share")
+            raise UnsuitableError("semifl: nobody holds a labelled sample; set data.server or data.labels.share")
         site.load(self.weights)
         fit = site.fit(samples=labelled, epochs=self.settings.epochs)
         estimate(site.model, [labelled], site.batch_size)

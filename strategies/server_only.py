@@ -8,7 +8,7 @@ clients' samples, which a simulation knows.)
 
 from pydantic import Field
 
-from .contract import Arrays, Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site
+from .contract import Arrays, Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site, UnsuitableError
 from .site import Fit
 
 
@@ -21,33 +21,33 @@ class ServerOnlySettings(Settings):
 
 
 class ServerOnlyServer(ServerHalf[ServerOnlySettings]):
-    """The clients rest; the server trains on what it holds."""
+    """The clients rest; the server trains on what it holds. Raises UnsuitableError when that is nothing."""
+
+    def __init__(self, settings: ServerOnlySettings, site: Site) -> None:
+        super().__init__(settings, site)
+        check_labels("server-only", site)
 
     def ask(self, round_: int) -> Ask | None:
         """Ask nothing of the clients."""
         return None
 
     def refine(self, site: Site) -> Metrics:
-        """Train on the server's labelled samples. Raises ValueError when it has none."""
-        fit = train_alone("server-only", site, self.weights, self.settings.epochs)
+        """Train on the server's labelled samples."""
+        fit = train_alone(site, self.weights, self.settings.epochs)
         self.weights = site.weights()
         return fit.metrics
 
 
-def train_alone(strategy: str, site: Site, weights: Arrays, epochs: int | None) -> Fit:
-    """Train the weights on the server's labelled samples alone for a round; they end in the site's model.
-
-    Raises ValueError, naming the strategy, when the server holds no labelled sample.
-    """
-    check_labels(strategy, site)
+def train_alone(site: Site, weights: Arrays, epochs: int | None) -> Fit:
+    """Train the weights on the server's labelled samples alone for a round; they end in the site's model."""
     site.load(weights)
     return site.fit(epochs=epochs, steps=server_steps(site, epochs))
 
 
 def check_labels(strategy: str, site: Site) -> None:
-    """Raise ValueError, naming the strategy, when the server holds no labelled sample."""
+    """Raise UnsuitableError, naming the strategy, when the server holds no labelled sample."""
     if len(site.labelled) == 0:
-        raise ValueError(
+        raise UnsuitableError(
             f"{strategy}: the server holds no labelled samples; set data.server.share, data.server.count or "
             "data.server.value"
         )

@@ -26,7 +26,9 @@ class ServerOptimizerSettings(Settings):
     """Settings of the server's optimiser."""
 
     server_optimizer: Rule = Field("none", description="FedOpt: rule of the server's step; none is the plain mean")
-    server_lr: float = Field(0.1, gt=0, description="FedOpt: the server's learning rate (1 for sgd is the plain mean)")
+    server_lr: float = Field(
+        0.1, gt=0, description="FedOpt: the server's learning rate (sgd with 1 and server_beta1=0 is the plain mean)"
+    )
     server_beta1: float = Field(0.9, ge=0, lt=1, description="FedOpt: decay of the first moment")
     server_beta2: float = Field(0.99, ge=0, lt=1, description="FedOpt: decay of the second moment")
     server_tau: float = Field(1e-3, gt=0, description="FedOpt: degree of adaptivity, added to the root of v")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import Metrics, RefusedUpdateError, Update
+from .contract import ClientHalf, Metrics, RefusedUpdateError, UnsuitableError, Update
 
 
 def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change: float | None = None) -> None:
@@ -37,6 +37,17 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change
             )
     if max_change is not None:
         _check_change(update, expects, max_change)
+
+
+def check_needs(strategy: str, half: type[ClientHalf[Any]], dataset: str, boxed: bool) -> None:
+    """Raise UnsuitableError where the client half needs other samples than the data set has."""
+    if half.needs == "boxes" and not boxed:
+        raise UnsuitableError(
+            f"strategy {strategy} needs images with boxes, such as data.dataset=scenes; "
+            f"{dataset} has one class for each sample"
+        )
+    if half.needs == "classes" and boxed:
+        raise UnsuitableError(f"strategy {strategy} needs samples with one class each; {dataset} has images with boxes")
 
 
 def figures(value: object, giver: object, method: str) -> Metrics:

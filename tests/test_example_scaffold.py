@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import fedbox
+from fedbox.simulations.plan import plan
 from fedbox.simulations.pool import Pool
 from fedbox.simulations.run import check
+from fedbox.strategies import UnsuitableError
 from fedbox.strategies.federation import Federation
 from fedbox.testing import CHECKS, Check, Subject
 
@@ -91,6 +93,12 @@ def test_it_is_the_algorithm_of_the_paper(tmp_path: Path) -> None:
     assert weights.keys() == wanted.keys()
     for name, value in wanted.items():
         np.testing.assert_allclose(weights[name], value.numpy(), rtol=0, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("change", [{"momentum": 0.9}, {"optimizer": "adam"}, {"schedule": "cosine"}])
+def test_it_refuses_steps_that_its_formula_does_not_hold_for(change: dict[str, Any]) -> None:
+    with pytest.raises(UnsuitableError, match="scaffold needs plain steps"):
+        plan(check({**CONFIG, "train": {**CONFIG["train"], **change}}))
 
 
 def test_the_strategy_has_at_most_60_lines() -> None:

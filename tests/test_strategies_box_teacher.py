@@ -7,6 +7,7 @@ from boxes_for_tests import site_of
 from torch import nn
 
 from fedbox.models.detections import Detections
+from fedbox.strategies import UnsuitableError
 from fedbox.strategies.box_teacher import BoxTeacher, Quality, TeacherSettings, box_samples
 from fedbox.strategies.site import Site
 from fedbox.strategies.statistics import estimate
@@ -141,5 +142,5 @@ def test_steps_follow_the_configuration() -> None:
 
 
 def test_samples_without_boxes_are_refused() -> None:
-    with pytest.raises(TypeError, match="fedsto needs images with boxes"):
+    with pytest.raises(UnsuitableError, match="fedsto needs images with boxes"):
         box_samples(np.zeros(3), "fedsto")

@@ -118,15 +118,29 @@ def test_every_variant_with_a_memory_resumes_to_the_same_bits(
     assert whole.summary["model_sha256"] != plain
 
 
+def test_every_labeller_of_fedpac_is_another_run_and_a_kept_one_resumes(tmp_path: Path) -> None:
+    def changes(**settings: Any) -> dict[str, Any]:
+        block = {"warmup": 0, "low": 0.0, "high": 0.01, **settings}
+        return {"strategy": "fedpac-ema", "settings.fedpac-ema": block}
+
+    kept = changes(labeller="persistent", personal=False)
+    runs = {name: run_scenes(tmp_path / name, **changes(labeller=name)) for name in ("local", "global", "persistent")}
+    assert len({run.summary["model_sha256"] for run in runs.values()}) == 3
+    run_scenes(tmp_path / "parts", rounds=1, **kept)
+    parts = run_scenes(tmp_path / "parts", resume=True, **kept)
+    assert parts.summary["model_sha256"] == runs["persistent"].summary["model_sha256"]
+
+
 @pytest.mark.parametrize("settings", [{"mu": 0.1}, {"labeller": "global"}])
 def test_a_variant_without_a_memory_is_another_run(settings: dict[str, Any], plain: str, tmp_path: Path) -> None:
     changes = {"strategy": "fedavg-ema", "settings.fedavg-ema": {"warmup": 0, "low": 0.0, "high": 0.01, **settings}}
     assert run_scenes(tmp_path / "run", **changes).summary["model_sha256"] != plain
 
 
-def test_labels_at_the_clients_are_used(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["fedavg-ema", "fedpac-ema"])
+def test_labels_at_the_clients_are_used(strategy: str, tmp_path: Path) -> None:
     """With all labels there is nothing to label: full supervision."""
-    result = run_scenes(tmp_path / "run", strategy="fedavg-ema", rounds=1, **{"data.labels": {"share": 1.0}})
+    result = run_scenes(tmp_path / "run", strategy=strategy, rounds=1, **{"data.labels": {"share": 1.0}})
     assert "pseudo_precision" not in result.rounds[0]["metrics"]
     assert result.rounds[0]["clients"]["client-0"]["examples"] == 12
     assert "train_loss" in result.rounds[0]["metrics"]

@@ -7,13 +7,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from boxes_for_tests import site_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedbox
+from fedbox.configs import ConfigError
 from fedbox.data import DataError
-from fedbox.server.loop import RunFailedError
+from fedbox.models import ModelError
+from fedbox.simulations.plan import plan
 from fedbox.simulations.run import check
+from fedbox.strategies import UnsuitableError
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedsto import FedSTOServer, FedSTOSettings
 from fedbox.strategies.orthogonal import orthogonality, spectral_norm
@@ -72,17 +76,7 @@ def test_its_gradient_pulls_towards_orthogonal_weights() -> None:
 
 
 def test_phases_follow_the_rounds_and_phase_one_expects_the_backbone() -> None:
-    config = check(SCENES)
-    federation = Federation.prepare(config)
-    from fedbox.strategies.site import Holdings, Site
-
-    flat = federation.model(torch.device("cpu"))
-
-    def nothing() -> Any:
-        raise AssertionError("no data is needed here")
-
-    site = Site("server", flat, config.train, Holdings(nothing, nothing, nothing), 5, 0)
-    half = FedSTOServer(FedSTOSettings(warmup=2, selective=3), site)
+    half = FedSTOServer(FedSTOSettings(warmup=2, selective=3), site_of("server"))
     assert [half.phase(round_) for round_ in range(1, 8)] == ["warm-up"] * 2 + ["selective"] * 3 + ["full"] * 2
     assert half.ask(1) is None
     ask = half.ask(3)
@@ -154,15 +148,38 @@ def test_server_only_and_centralized_take_equally_many_steps(tmp_path: Path) -> 
 @pytest.mark.parametrize("strategy", ["fedsto", "server-only"])
 def test_an_empty_server_is_told(tmp_path: Path, strategy: str) -> None:
     server = {"value": None, "share": 0.0}
-    with pytest.raises(ValueError, match=f"{strategy}: the server holds no labelled"):
-        _run(tmp_path / "run", strategy=strategy, **{"data.server": server})
+    with pytest.raises(UnsuitableError, match=f"{strategy}: the server holds no labelled") as told:
+        plan(check(SCENES, {"strategy": strategy, "data.server": server}))
+    assert told.value.exit_code == 2
 
 
-def test_images_without_boxes_are_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "model", "boxes", "message"),
+    [
+        ("fedsto", "mlp", False, "strategy fedsto needs images with boxes, such as data.dataset=scenes; digits has"),
+        ("ema-teacher", "mlp", False, "ema-teacher needs images with boxes"),
+        ("fedlabel", "detector", True, "strategy fedlabel needs samples with one class each; scenes has images with"),
+        ("fedsto", "cnn", True, "the samples of scenes want a detector, such as model=detector; cnn is none"),
+        ("adabn", {"name": "detector", "options": {"norm": "group"}}, True, "this model has none"),
+        ("fedpac-ema", {"name": "rtdetr", "options": {"size": "tiny"}}, True, "fedpac-ema needs the compact detector"),
+    ],
+)
+def test_what_does_not_fit_a_strategy_is_told_before_anything_is_trained(
+    strategy: str, model: Any, boxes: bool, message: str
+) -> None:
     data = {"dataset": "digits", "options": {"limit": 100}, "partition": {"kind": "iid", "clients": 2}}
-    settings = {"fedsto": {"warmup": 0}}
-    with pytest.raises(RunFailedError, match="fedsto needs images with boxes"):
-        _run(tmp_path / "run", data={**data, "server": {"share": 0.5}}, model="mlp", settings=settings)
+    changes = {} if boxes else {"data": {**data, "server": {"share": 0.5}}}
+    if "rtdetr" in str(model):
+        pytest.importorskip("transformers")
+    with pytest.raises((UnsuitableError, ModelError), match=message) as told:
+        plan(check(SCENES, {"strategy": strategy, "model": model, **changes}))
+    assert told.value.exit_code in (2, 3)
+
+
+@pytest.mark.parametrize("strategy", ["fedsto", "fedavg-ema", "ema-teacher"])
+def test_a_band_that_begins_above_its_end_is_a_fault_of_the_configuration(strategy: str) -> None:
+    with pytest.raises(ConfigError, match=r"low, 0\.7, is above high, 0\.3; wanted: low <= high"):
+        check(SCENES, {"strategy": strategy, f"settings.{strategy}": {"low": 0.7, "high": 0.3}})
 
 
 def test_frozen_statistics_stay_as_they_are() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedbox.data import BoxData
 from fedbox.data.rows import Rows
+from fedbox.models.detections import Detections
 from fedbox.strategies.box_samples import BoxSamples
 from fedbox.strategies.samples import Samples
 
@@ -57,6 +58,26 @@ def test_boxes_stay_with_their_images(tmp_path: Path) -> None:
             np.testing.assert_array_equal(labels.numpy(), wanted[1])
         assert [len(labels) for _, labels in samples.targets] == (COUNTS if labelled else [0] * 5)
     assert len(BoxSamples(data.take(np.array([], np.int64)), classes=["a"], **CONSTANTS).truths) == 0
+
+
+class _Finder(torch.nn.Module):
+    """Finds one object, of class 0, in every image."""
+
+    def detect(self, x: Tensor, confidence: float) -> list[Detections]:
+        one = Detections(
+            torch.tensor([[1.0, 1, 5, 5]]), torch.ones(1), torch.zeros(1, dtype=torch.int64), torch.ones(1)
+        )
+        return [one] * len(x)
+
+
+def test_where_there_is_no_object_there_is_no_average_precision(tmp_path: Path) -> None:
+    """COCO leaves it undefined; a zero would pull down the mean over clients and weathers."""
+    data, finder = box_data(tmp_path)[1], _Finder()  # the second and the last image have no object
+    names: Any = {"classes": ["a", "b", "c"], **CONSTANTS}
+    found = BoxSamples(data, domains=["sun", "night", "sun", "sun", "night"], **names).evaluate(finder, 2)
+    assert {"map50", "map50_by_domain.sun"} <= set(found)
+    assert "map50_by_domain.night" not in found
+    assert BoxSamples(data.take(np.array([1, 4])), domains=["night"] * 2, **names).evaluate(finder, 2) == {}
 
 
 def test_images_with_classes_take_mapped_ones_too(tmp_path: Path) -> None:

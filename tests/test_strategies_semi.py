@@ -8,7 +8,7 @@ import torch
 from scipy.special import rel_entr, softmax
 from test_strategies_fedlabel import _site
 
-from fedbox.strategies.contract import Update
+from fedbox.strategies.contract import UnsuitableError, Update
 from fedbox.strategies.fedmatch import FedMatchClient, FedMatchServer, FedMatchSettings, vote
 from fedbox.strategies.fixmatch import FixMatchClient, FixMatchSettings
 from fedbox.strategies.pseudo import LabelQuality, class_samples, scores_of
@@ -77,7 +77,7 @@ def test_fixmatch_by_hand() -> None:
 def test_boxes_are_refused_by_name() -> None:
     from boxes_for_tests import site_of
 
-    with pytest.raises(TypeError, match="uda needs images with one class"):
+    with pytest.raises(UnsuitableError, match="uda needs images with one class"):
         class_samples(site_of().unlabelled, "uda")
 
 

@@ -1,13 +1,15 @@
 """SCAFFOLD: control variates against the drift of clients (Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1).
 
 The server keeps c, client i keeps c_i, at first 0. From y = x a client takes K steps y <- y - lr (g(y) - c_i + c), then
-c_i' = c_i - c + (x - y) / (K lr) (option II). The server: x <- mean y (its step is 1), c <- c + |S|/N mean(c_i' - c_i).
+c_i' = c_i - c + (x - y) / (K lr) (option II, for plain SGD at a constant rate). The server: x <- mean y (its step
+is 1), c <- c + |S|/N mean(c_i' - c_i).
 """
 
 import numpy as np
 import torch
 
-from fedbox.strategies import Arrays, Ask, ClientHalf, ExactSum, Plugin, ServerHalf, Settings, Site, Update
+from fedbox import ClientHalf, Plugin, ServerHalf, Settings, Site, Update
+from fedbox.strategies import Arrays, Ask, ExactSum, UnsuitableError
 
 C = "control"
 
@@ -31,6 +33,11 @@ class ScaffoldServer(ServerHalf[Settings]):
 
     def __init__(self, settings: Settings, site: Site) -> None:
         super().__init__(settings, site)
+        train = site.train_config
+        if train.optimizer != "sgd" or train.momentum or train.schedule != "constant":
+            raise UnsuitableError(
+                "scaffold needs plain steps: train.optimizer=sgd, train.momentum=0, no train.schedule"
+            )
         self.c, self.population = np.zeros(len(site.flat.flat), np.float32), site.population
 
     def ask(self, round_: int) -> Ask:
