@@ -1,15 +1,15 @@
 """SCAFFOLD: control variates against the drift of clients (Karimireddy et al. 2020, arXiv 1910.06378, algorithm 1).
 
 The server keeps c, client i keeps c_i, at first 0. From y = x a client takes K steps y <- y - lr (g(y) - c_i + c), then
-c_i' = c_i - c + (x - y) / (K lr) (option II, for plain SGD at a constant rate). The server: x <- mean y (its step
-is 1), c <- c + |S|/N mean(c_i' - c_i).
+c_i' = c_i - c + (x - y) / (K lr) (option II; plain SGD). The server: x <- mean y, c <- c + |S|/N mean(c_i' - c_i).
 """
+
+from typing import Any
 
 import numpy as np
 import torch
 
-from fedbox import ClientHalf, Plugin, ServerHalf, Settings, Site, Update
-from fedbox.strategies import Arrays, Ask, ExactSum, UnsuitableError
+from fedbox.strategies import Arrays, Ask, ClientHalf, Plugin, ServerHalf, Settings, Site, UnsuitableError, Update
 
 C = "control"
 
@@ -33,11 +33,12 @@ class ScaffoldServer(ServerHalf[Settings]):
 
     def __init__(self, settings: Settings, site: Site) -> None:
         super().__init__(settings, site)
-        train = site.train_config
-        if train.optimizer != "sgd" or train.momentum or train.schedule != "constant":
-            raise UnsuitableError(
-                "scaffold needs plain steps: train.optimizer=sgd, train.momentum=0, no train.schedule"
-            )
+        if (
+            site.train_config.optimizer != "sgd"
+            or site.train_config.momentum
+            or site.train_config.schedule != "constant"
+        ):
+            raise UnsuitableError("scaffold needs plain steps: train.optimizer=sgd, no momentum, no train.schedule")
         self.c, self.population = np.zeros(len(site.flat.flat), np.float32), site.population
 
     def ask(self, round_: int) -> Ask:
@@ -46,11 +47,11 @@ class ScaffoldServer(ServerHalf[Settings]):
     def expects(self) -> Arrays:
         return {**self.weights, C: self.c}
 
-    def add(self, total: ExactSum, client: str, update: Update) -> None:
+    def add(self, total: Any, client: str, update: Update) -> None:
         if update.examples:
             total.add(update.weights, 1)
 
-    def finish(self, total: ExactSum, round_: int) -> None:
+    def finish(self, total: Any, round_: int) -> None:
         mean = {C: np.float32(0), **total.mean()}
         self.c += np.float32(total.terms / self.population) * mean.pop(C)
         self.weights |= mean
