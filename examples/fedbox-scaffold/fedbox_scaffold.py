@@ -4,14 +4,12 @@ The server keeps c, client i keeps c_i, at first 0. From y = x a client takes K 
 c_i' = c_i - c + (x - y) / (K lr) (option II; plain SGD). The server: x <- mean y, c <- c + |S|/N mean(c_i' - c_i).
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 
 from fedbox.strategies import Arrays, Ask, ClientHalf, Plugin, ServerHalf, Settings, Site, UnsuitableError, Update
 
-C = "control"
+C, PLAIN = "control", ("sgd", 0.0, "constant")
 
 
 class ScaffoldClient(ClientHalf[Settings]):
@@ -33,11 +31,7 @@ class ScaffoldServer(ServerHalf[Settings]):
 
     def __init__(self, settings: Settings, site: Site) -> None:
         super().__init__(settings, site)
-        if (
-            site.train_config.optimizer != "sgd"
-            or site.train_config.momentum
-            or site.train_config.schedule != "constant"
-        ):
+        if (site.train_config.optimizer, site.train_config.momentum, site.train_config.schedule) != PLAIN:
             raise UnsuitableError("scaffold needs plain steps: train.optimizer=sgd, no momentum, no train.schedule")
         self.c, self.population = np.zeros(len(site.flat.flat), np.float32), site.population
 
@@ -47,11 +41,11 @@ class ScaffoldServer(ServerHalf[Settings]):
     def expects(self) -> Arrays:
         return {**self.weights, C: self.c}
 
-    def add(self, total: Any, client: str, update: Update) -> None:
+    def add(self, total, client: str, update: Update) -> None:
         if update.examples:
             total.add(update.weights, 1)
 
-    def finish(self, total: Any, round_: int) -> None:
+    def finish(self, total, round_: int) -> None:
         mean = {C: np.float32(0), **total.mean()}
         self.c += np.float32(total.terms / self.population) * mean.pop(C)
         self.weights |= mean
