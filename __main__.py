@@ -5,6 +5,7 @@ model; 4 a strategy; 5 a run's folder or checkpoint; 130 stopped by Ctrl-C or SI
 commands, so that `fedbox --help` answers at once.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -267,8 +268,9 @@ def _complain(text: str) -> None:
 
 def main() -> None:
     """Run the command line; turn errors that fedbox knows into a message and an exit code."""
-    if os.getcwd() not in sys.path:  # `strategy=my_module:plugin` finds a module here, last of all places
-        sys.path.append(os.getcwd())
+    with contextlib.suppress(OSError):  # of a working folder that was removed
+        if os.getcwd() not in sys.path:  # `strategy=my_module:plugin` finds a module here, last of all places
+            sys.path.append(os.getcwd())
     try:
         app()
     except Exception as error:

@@ -37,4 +37,8 @@ def drive(app: App, message: Message, context: Context) -> Message:
 def reason_of(error: BaseException) -> str:
     """Give an exception's type, text and place."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+    try:
+        text = str(error)
+    except Exception as another:  # a class of the client's own that cannot even be told
+        text = f"its text cannot be had, for that raised {type(another).__name__}"
+    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"

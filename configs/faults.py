@@ -24,6 +24,10 @@ class ConfigError(ValueError):
 
     exit_code = 2
 
+    def __reduce__(self) -> tuple[type["ConfigError"], tuple[str, tuple[Fault, ...]]]:
+        """Say how it is made anew in another process."""
+        return ConfigError, (self.source, self.faults)
+
     def __init__(self, source: str, faults: Iterable[Fault]) -> None:
         self.source = source
         self.faults = tuple(faults)

@@ -16,6 +16,8 @@ from .checkpoint import write_atomic
 from .records import clean
 
 _LOCK = ".lock"
+RUN_ID_FILE = "run_id"
+"""Holds the own name of a served run."""
 _ATTEMPTS = 3  # at the lock: whoever watches the folder holds it for the moment of a look
 
 
@@ -80,8 +82,9 @@ class RunFolder:
         write_atomic(self.path / "config.yaml", to_yaml(config).encode())
 
     def disown(self) -> None:
-        """Take the config back from a run that could not start, so that the next one may have the folder."""
-        (self.path / "config.yaml").unlink(missing_ok=True)
+        """Take back what a run that could not start has written, so that the next one may have the folder."""
+        for name in ("config.yaml", RUN_ID_FILE):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_model(self, weights: Arrays) -> None:
         """Write model.safetensors."""

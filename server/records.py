@@ -17,6 +17,8 @@ from .checkpoint import CheckpointError, write_atomic
 
 Record = dict[str, Any]
 _LOWER_IS_BETTER = ("loss", "_std")
+_NEEDED = {"round", "phase", "metrics", "failures", "bytes_up", "bytes_down", "seconds"}
+"""What a line of rounds.jsonl has at least, for a run to go on behind it."""
 FAILED = "failed"
 """Phase of the line of a round in which too few clients succeeded; a resumed run drops the line."""
 WHOLE = ("completed", "stopped")
@@ -44,7 +46,7 @@ class Records:
         """Keep the lines up to round `last` and drop the later ones, which will be run again."""
         kept: list[bytes] = []
         for line, record in read_lines(self.path):
-            if record is None or record["round"] > last:
+            if record is None or not record.keys() >= _NEEDED or record["round"] > last:
                 break
             kept.append(line)
             self._count(record)

@@ -17,7 +17,7 @@ from .callbacks import Callback, Callbacks
 from .checkpoint import write_atomic
 from .enrolment import Enrolment
 from .fleet import Fleet
-from .folder import RunFolder, default_folder
+from .folder import RUN_ID_FILE, RunFolder, default_folder
 from .grpc_grid import GrpcGrid
 from .lines import Terms
 from .loop import Coordinator
@@ -28,7 +28,6 @@ from .session import check_device, claimed, conduct, session
 from .tracking import trackers
 
 log = logging.getLogger("fedbox.server")
-_RUN = "run_id"
 _LINGER = 30.0  # seconds: a client that was off line when the run ended is told so if it comes back soon
 
 
@@ -147,7 +146,7 @@ def _enrolment(service: Host, federation: Federation) -> Enrolment:
 
 def _run_id(folder: RunFolder) -> str:
     """Give the run's own name, made once: clients keep their state under it, a resumed run finds it again."""
-    path = folder.path / _RUN
+    path = folder.path / RUN_ID_FILE
     if not path.exists():
         write_atomic(path, uuid.uuid4().hex.encode())
     return path.read_text().strip()

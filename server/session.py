@@ -42,10 +42,12 @@ def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Map
 
 @contextmanager
 def told(folder: Path) -> Iterator[None]:
-    """Turn a full disk into an error that says what to do."""
+    """Turn a full disk, or a folder that is gone, into an error that says what to do."""
     try:
         yield
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not folder.is_dir():
+            raise RunFailedError(f"{folder} was removed while the run wrote to it; what it held is lost") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise RunFailedError(

@@ -18,16 +18,25 @@ NUMBER = struct.Struct("i")
 """A request, or what is told on a status pipe."""
 
 
+def working_folder() -> str:
+    """Give the working folder; empty where it was removed meanwhile."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
 def module_path() -> list[str]:
     """Give where this process finds modules, the working folder by its name."""
-    return [entry or os.getcwd() for entry in sys.path]
+    here = working_folder()
+    return [place for entry in sys.path if (place := entry or here)]
 
 
 class Child:
-    """A process that the nursery forked, or will when it has come up."""
+    """A process that a nursery forked, or will when it has come up. `requests` is the socket of that nursery."""
 
-    def __init__(self, nursery: "Nursery", status: int) -> None:
-        self._nursery, self._status = nursery, status
+    def __init__(self, requests: socket.socket, status: int) -> None:
+        self._requests, self._status = requests, status
         self._told: list[int] = []
         self._open = True
 
@@ -55,8 +64,11 @@ class Child:
         return self._told[0]
 
     def wait(self) -> int:
-        """Wait until it has ended; give its exit code, negative for a signal. Without a nursery: what ended that."""
-        return self._told[1] if self._read(2, wait=True) else self._nursery.code()
+        """Wait until it has ended; give its exit code, negative for a signal.
+
+        Where its nursery is gone nobody knows how it ended: 1, whatever ended the nursery.
+        """
+        return self._told[1] if self._read(2, wait=True) else 1
 
     def end(self) -> None:
         """Kill it and wait. One that was not forked yet is left to its lifeline, which is closed before this."""
@@ -65,7 +77,11 @@ class Child:
             return
         if self._read(2, wait=False):
             return
-        self._nursery.kill(self._told[0])
+        try:  # by its nursery, which alone knows that the number is still its own
+            self._requests.sendall(NUMBER.pack(self._told[0]))
+        except OSError:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._told[0], signal.SIGKILL)
         self._read(2, wait=True)
 
 
@@ -76,7 +92,7 @@ class Nursery:
         self._lock = RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._owner, self._asked, self._code = 0, False, 1
+        self._owner, self._asked = 0, False
 
     def begin(self) -> None:
         """Start it unless it runs. What it needs of this process's state is sent along with each request."""
@@ -118,27 +134,13 @@ class Nursery:
                             raise
                         self.end()
                 self._asked = True
+                assert self._socket is not None
+                return Child(self._socket, status)
+        except BaseException:
+            os.close(status)
+            raise
         finally:
             os.close(theirs)
-        return Child(self, status)
-
-    def kill(self, pid: int) -> None:
-        """Kill a worker: by the nursery, which alone knows that the number is still the worker's."""
-        with self._lock:
-            try:
-                if self._socket is None:
-                    raise BrokenPipeError
-                self._socket.sendall(NUMBER.pack(pid))
-            except OSError:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-    def code(self) -> int:
-        """Give the exit code of the nursery that ran last, once it has ended."""
-        with self._lock:
-            if self._process is not None:
-                self._code = self._process.wait()
-            return self._code
 
     def dismiss(self) -> None:
         """End it if it was begun in vain: nobody asked it for a worker."""
@@ -147,7 +149,7 @@ class Nursery:
                 self.end(kill=True)
 
     def end(self, kill: bool = False) -> None:
-        """End it: it goes when its socket closes. Workers that live go on, and end by their lifelines."""
+        """End it: it goes when its socket closes, and takes with it the workers that nobody has closed."""
         with self._lock:
             process, self._process = self._process, None
             if self._socket is not None:
@@ -156,11 +158,20 @@ class Nursery:
             if process is not None and self._owner == os.getpid():
                 if kill:
                     process.kill()
-                self._code = process.wait()
+                try:
+                    process.wait()
+                except BaseException:  # Ctrl-C once more: it may still be importing
+                    process.kill()
+                    raise
 
 
 NURSERY = Nursery()
-atexit.register(NURSERY.end)
+
+
+@atexit.register
+def _leave() -> None:
+    with contextlib.suppress(KeyboardInterrupt):  # the command has told its end already
+        NURSERY.end()
 
 
 def begin_early(workers: object, engine: object) -> None:

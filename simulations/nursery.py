@@ -43,6 +43,7 @@ class Nursery:
             if asked in ready:
                 data, fds, _, _ = socket.recv_fds(self.requests, NUMBER.size, MOST_FDS)
                 if len(data) < NUMBER.size:
+                    self._orphan()
                     return
                 (pid,) = NUMBER.unpack(data)
                 if pid == 0:
@@ -84,8 +85,15 @@ class Nursery:
         finally:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(OSError, ValueError):
-                    stream.flush()
+                    if stream is not None:  # None where the nursery began without it
+                        stream.flush()
             os._exit(code)
+
+    def _orphan(self) -> None:
+        """Kill the workers that are left: a lifeline ends none whose client holds Python's lock, perhaps for ever."""
+        self._reap()
+        for pid in self.statuses:  # not reaped, so the numbers are still theirs
+            os.kill(pid, signal.SIGKILL)
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):

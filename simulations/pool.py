@@ -5,89 +5,38 @@ and the client is tried once more beside the others.
 """
 
 import contextlib
-import logging
 import signal
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import wait
+from multiprocessing.reduction import ForkingPickler
 
 from ..strategies.base import LOST, OUT_OF_MEMORY, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
+from .crew import ATTEMPTS, SLABS, Crew
 from .packing import layout_of, unpack, write_arrays
-from .processes import Job, WorkerProcess, start_worker
-from .protocol import Done, Setup, Task
-from .schedule import Schedule
-from .shared import Block
-from .sharing import share
-from .workers import WorkerError
+from .processes import Job, WorkerProcess
+from .protocol import Done, Task
 
-SLABS = 2  # a reply may be read while the next client already runs
-_ATTEMPTS = 2
-
-log = logging.getLogger(__name__)
+_AHEAD = 2**15  # bytes of a task that a pipe surely takes in one go, though nobody reads from it
 
 
-class Pool:
-    """Starts workers, gives them clients, takes their replies; replaces a worker that dies."""
+class Pool(Crew):
+    """Gives the workers clients and takes their replies."""
 
     def __init__(self, workers: int) -> None:
-        self._data, self._broadcast = Block(), Block()
-        self._setup: Setup | None = None
         self._record: ArrayRecord | None = None
         self._version = self._record_size = self._numbers = 0
-        self._peak_mb = 0.0
-        self._shrunk, self._hopeless = 0.0, set[str]()
+        self._hopeless = set[str]()
         self.spans: list[Span] = []
-        self.workers = self._wanted = workers
-        self._workers = [self._start() for _ in range(workers)]
-
-    def _start(self) -> WorkerProcess:
-        worker = start_worker(SLABS, (self._data.fd, self._broadcast.fd))
-        if self._setup is not None:
-            self._tell(worker)
-        return worker
+        super().__init__(workers)
 
     def setup(self, federation: Federation, config_json: str, folder: str) -> None:
-        """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised.
-
-        The workers of a run that has ended can be set up for the next one, which has as many as the pool was made with.
-        """
-        self.schedule, self._hopeless = Schedule(federation), set()
-        self._setup = None
-        self._workers += [self._start() for _ in range(self._wanted - len(self._workers))]
-        self.workers = self._wanted
-        shared = share(federation, self._data)
-        self._setup = Setup(config_json, folder, shared)
-        for worker in self._workers:
-            worker.ready = False
-            self._tell(worker)
-        self.await_ready()
-
-    def _tell(self, worker: WorkerProcess) -> None:
-        # A worker that is already dead is noticed when its answer is awaited.
-        with contextlib.suppress(BrokenPipeError):
-            worker.pipe.send(self._setup)
-
-    def _await_ready(self, worker: WorkerProcess) -> None:
-        if worker.ready:
-            return
-        try:
-            problem = worker.pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
-            raise WorkerError(
-                f"a worker process ended with code {worker.process.wait()} before it was ready; "
-                "its own message stands above; with engine.workers=1 everything runs in this process"
-            ) from error
-        if problem is not None:
-            raise problem
-        worker.ready = True
-
-    def await_ready(self) -> None:
-        """Wait until every worker can take clients, those that replace others included. Raises as `setup` does."""
-        for worker in self._workers:
-            self._await_ready(worker)
+        """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised."""
+        self._hopeless = set()
+        super().setup(federation, config_json, folder)
 
     def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
         """Give the replies to (client, message) pairs as they come, until all are there or the deadline has passed.
@@ -95,6 +44,7 @@ class Pool:
         `deadline` is a time of `time.monotonic`. At the deadline the workers that still run are ended; no reply comes
         for their clients. A client whose worker dies, or that lacks memory, is run once more, then gets an error reply.
         """
+        self._complete()
         source = iter(tasks)
         queue: deque[Job] = deque()
         try:
@@ -116,8 +66,8 @@ class Pool:
                         self._await_ready(worker)
         finally:
             for worker in list(self._workers):
-                if worker.jobs:  # cut short: the deadline, or whoever reads the replies, stopped
-                    self._replace(worker)
+                if worker.jobs:  # cut short: the deadline came, or whoever reads the replies stops, perhaps for good
+                    self._dismiss(worker)
 
     def _fill(self, source: Iterator[tuple[str, Message]], queue: deque[Job]) -> None:
         """Give a client to every idle worker, and a second one while so many wait that nobody will stand idle."""
@@ -126,8 +76,10 @@ class Pool:
                 spare = self.workers if depth > 1 else 1
                 while len(queue) < spare and (job := self._next(source)):
                     queue.append(job)
-                if len(queue) >= spare and len(worker.jobs) < depth:
-                    self._send(worker, queue.popleft())
+                if len(queue) >= spare and len(worker.jobs) < depth and (depth == 1 or not queue[0].large):
+                    job = queue.popleft()
+                    if not self._send(worker, job):
+                        queue.appendleft(job)
 
     def _next(self, source: Iterator[tuple[str, Message]]) -> Job | None:
         item = next(source, None)
@@ -136,27 +88,29 @@ class Pool:
         self._numbers += 1
         return Job(self._numbers, *item)
 
-    def _send(self, worker: WorkerProcess, job: Job) -> None:
+    def _send(self, worker: WorkerProcess, job: Job) -> bool:
+        """Send a client to a worker; False where that must wait until the worker is idle.
+
+        While it runs a client it does not read: a task that does not fit into the pipe would make us wait for it, and
+        it for us, where its own reply does not fit either.
+        """
         records = dict(job.message.content)
         record, layout = records.get("arrays"), None
         if isinstance(record, ArrayRecord) and self._publish(record):
             layout = layout_of(record)
             del records["arrays"]
+        metadata, size = job.message.metadata, self._record_size
+        task = Task(job.number, job.client, metadata, records, self._version, layout, size)
+        data = ForkingPickler.dumps(task)
+        job.large = len(data) > _AHEAD
+        if job.large and worker.jobs:
+            return False
         worker.jobs.append(job)
         job.sent = time.monotonic()
         # If the worker is dead, reading from its pipe tells, and the job is taken up there.
         with contextlib.suppress(BrokenPipeError):
-            worker.pipe.send(
-                Task(
-                    job.number,
-                    job.client,
-                    job.message.metadata,
-                    records,
-                    self._version,
-                    layout,
-                    self._record_size,
-                )
-            )
+            worker.pipe.send_bytes(data)
+        return True
 
     def _publish(self, record: ArrayRecord) -> bool:
         """Put a record that goes to many clients into shared memory; False while another one is still being read."""
@@ -211,50 +165,9 @@ class Pool:
         however few there were.
         """
         job.attempts += 1
-        if job.attempts >= _ATTEMPTS:
+        if job.attempts >= ATTEMPTS:
             self._hopeless.add(job.client)
             return False
         if short and job.client not in self._hopeless and job.sent >= self._shrunk:
             self._halve(worker, job.client)
         return True
-
-    def _halve(self, first: WorkerProcess, client: str) -> None:
-        """Retire half of the workers, `first` and idle ones before others; those that run a client end it."""
-        active = [worker for worker in self._workers if not worker.retired]
-        if len(active) < 2:
-            return
-        self.workers, self._shrunk = len(active) // 2, time.monotonic()
-        log.warning(
-            "out of memory while %s ran: going on with %d worker(s) in place of %d", client, self.workers, len(active)
-        )
-        ranked = sorted(active, key=lambda worker: (worker is not first, len(worker.jobs)))
-        for worker in ranked[: len(active) - self.workers]:
-            worker.retired = True
-            if worker is not first and not worker.jobs:
-                self._dismiss(worker)
-
-    def _dismiss(self, worker: WorkerProcess) -> None:
-        self._peak_mb += worker.rss_mb
-        worker.close()
-        self._workers.remove(worker)
-
-    def _replace(self, worker: WorkerProcess) -> None:
-        if worker.retired:
-            self._dismiss(worker)
-            return
-        self._peak_mb += worker.rss_mb
-        worker.close()
-        self._workers[self._workers.index(worker)] = self._start()
-
-    @property
-    def peak_rss_mb(self) -> float:
-        """The workers' largest resident memory together, in MB; shared pages count once for each worker."""
-        return self._peak_mb + sum(worker.rss_mb for worker in self._workers)
-
-    def close(self) -> None:
-        """End all workers."""
-        for worker in self._workers:
-            worker.close()
-        self._workers.clear()
-        self._data.close()
-        self._broadcast.close()

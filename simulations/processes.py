@@ -1,16 +1,19 @@
 """The pool's end of a worker process: how it is started, what it runs, how it ends."""
 
 import contextlib
+import errno
 import os
 from collections import deque
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 
 from ..strategies.base import Message
-from .forking import NURSERY, Child, module_path
+from .forking import NURSERY, Child, module_path, working_folder
 from .protocol import Surroundings
 from .shared import Block
+from .workers import WorkerError
 
 
 @dataclass
@@ -22,6 +25,8 @@ class Job:
     message: Message
     attempts: int = 0
     sent: float = 0.0
+    large: bool = False
+    """Its task goes to an idle worker only."""
 
 
 @dataclass(eq=False)
@@ -30,7 +35,7 @@ class WorkerProcess:
 
     process: Child
     pipe: Connection
-    lifeline: int
+    lifeline: int | None
     slabs: list[Block]
     jobs: deque[Job] = field(default_factory=deque)
     ready: bool = False
@@ -39,22 +44,39 @@ class WorkerProcess:
     rss_mb: float = 0.0
 
     def close(self) -> None:
-        """End the process and free what it held."""
-        os.close(self.lifeline)
+        """End the process and free what it held. May be called anew where a signal broke it off."""
+        lifeline, self.lifeline = self.lifeline, None
+        if lifeline is not None:
+            os.close(lifeline)
         self.pipe.close()
         self.process.end()
-        for slab in self.slabs:
-            slab.close()
+        while self.slabs:
+            self.slabs.pop().close()
 
 
 def start_worker(slabs: int, shared: tuple[int, int]) -> WorkerProcess:
-    """Have a worker forked with so many reply blocks; `shared`: the descriptors of the data and the broadcast."""
-    pipe, theirs = Pipe()
-    lifeline, kept = os.pipe()
-    blocks = [Block() for _ in range(slabs)]
-    process = NURSERY.fork([theirs.fileno(), lifeline, *shared, *(block.fd for block in blocks)])
-    theirs.close()
-    os.close(lifeline)
-    with contextlib.suppress(BrokenPipeError):  # one that is already dead is noticed when its answer is awaited
-        pipe.send(Surroundings(dict(os.environ), module_path(), os.getcwd()))
-    return WorkerProcess(process, pipe, kept, blocks)
+    """Have a worker forked with so many reply blocks; `shared`: the descriptors of the data and the broadcast.
+
+    Raises WorkerError where this process may open no more files.
+    """
+    with ExitStack() as ours, ExitStack() as theirs:
+        try:
+            pipe, far = Pipe()
+            ours.callback(pipe.close)
+            theirs.callback(far.close)
+            lifeline, kept = os.pipe()
+            ours.callback(os.close, kept)
+            theirs.callback(os.close, lifeline)
+            blocks = [ours.enter_context(closing(Block())) for _ in range(slabs)]
+            process = NURSERY.fork([far.fileno(), lifeline, *shared, *(block.fd for block in blocks)])
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise WorkerError(
+                f"no more workers: {error.strerror}. A worker takes {3 + slabs} files here; "
+                "take fewer engine.workers, or raise the limit (ulimit -n)"
+            ) from error
+        with contextlib.suppress(BrokenPipeError):  # one that is already dead is noticed when its answer is awaited
+            pipe.send(Surroundings(dict(os.environ), module_path(), working_folder()))
+        ours.pop_all()
+        return WorkerProcess(process, pipe, kept, blocks)

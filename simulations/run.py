@@ -130,6 +130,8 @@ def _pool(config: Config, workers: int) -> Workers | None:
     """Give who runs the clients; None: this process does."""
     if config.engine.kind == "ray" or workers == 1:
         NURSERY.dismiss()
+    if workers > 1:
+        _refuse_own_script(config)
     if config.engine.kind == "ray":
         if find_spec("ray") is None:
             problem = "the engine 'ray' needs Ray, which is not installed; install it with: pip install 'fedbox[ray]'"
@@ -138,6 +140,15 @@ def _pool(config: Config, workers: int) -> Workers | None:
 
         return RayPool(config.engine.ray, workers)
     return Pool(workers) if workers > 1 else None
+
+
+def _refuse_own_script(config: Config) -> None:
+    """Raise ConfigError for a plugin in the script that runs: another process has a `__main__` of its own."""
+    named = {"strategy": config.strategy, "model.name": config.model.name}
+    problem = "is in the running script, which workers cannot import; give it a module of its own, or take workers=1"
+    faults = [Fault(key, f"{name} {problem}") for key, name in named.items() if name.startswith("__main__:")]
+    if faults:
+        raise ConfigError("given", faults)
 
 
 def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:

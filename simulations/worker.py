@@ -5,6 +5,7 @@ The nursery forks it for the pool, with descriptors: the pipe, the lifeline, the
 
 import contextlib
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 import torch
 
 from ..client.app import app
-from ..client.driver import context_for, drive
+from ..client.driver import context_for, drive, reason_of
 from ..client.workspace import Workspace, use
 from ..configs import Config
 from ..models.process import settle
@@ -26,6 +27,7 @@ from .packing import Broadcasts, pack
 from .protocol import Done, Setup, Surroundings, Task
 from .shared import Block
 from .sharing import attach
+from .workers import WorkerError
 
 _RSS_EVERY = 8  # replies: reading one's own memory takes longer than sending a small reply
 
@@ -54,7 +56,7 @@ class Worker:
         try:
             self.setup(setup)
         except Exception as error:
-            self.pipe.send(error)
+            self.pipe.send(_portable(error))
             return False
         self.pipe.send(None)
         return True
@@ -82,6 +84,15 @@ class Worker:
         )
         context = context_for(task.metadata.dst_node_id, task.client, self.run_config)
         return drive(app, remade(task.metadata, content), context)
+
+
+def _portable(error: Exception) -> Exception:
+    """Give an error that the pool can read: itself or, where it does not survive the way, one that tells of it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return WorkerError(f"a worker could not be set up: {reason_of(error)}")
+    return error
 
 
 def _watch(lifeline: int) -> None:

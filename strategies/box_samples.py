@@ -96,7 +96,7 @@ class BoxSamples(Samples):
         detections = [tuple(part.cpu() for part in (each.boxes, each.scores, each.labels)) for each in found]
         truths = [(boxes.cpu(), labels.cpu()) for boxes, labels in self.truths]
         whole = coco_metrics(truths, detections, self.classes)
-        metrics = {name: whole[name] for name in ("map50", "map75", "map") if name in whole}
+        metrics: Metrics = {name: whole[name] for name in ("map50", "map75", "map") if name in whole}
         metrics |= {f"map50_by_class.{name}": value for name, value in whole["map50_by_class"].items()}
         for domain in sorted(set(self.domains or ())):
             rows = [number for number, name in enumerate(self.domains or ()) if name == domain]

@@ -176,6 +176,26 @@ class CountingServer(ServerHalf[Settings]):
 keeping = Plugin(Settings, KeepingClient, CountingServer)
 
 
+class BulkyClient(ClientHalf[Settings]):
+    """Reports very many figures."""
+
+    def train(self, site: Site) -> Update:
+        """Train as usual; tell 6,000 figures with it."""
+        update = super().train(site)
+        return replace(update, metrics={**update.metrics, **{f"figure-{n:05d}-of-a-client": n for n in range(6000)}})
+
+
+class BulkyServer(ServerHalf[Settings]):
+    """Has much to say to each client alone."""
+
+    def ask_client(self, round_: int, client: str) -> Mapping[str, Any]:
+        """Give half a megabyte."""
+        return {"bulk": np.full(2**16, round_, np.float64)}
+
+
+bulky = Plugin(Settings, BulkyClient, BulkyServer)
+
+
 class MeasuringServer(ServerHalf[Settings]):
     """Has an evaluation of its own."""
 

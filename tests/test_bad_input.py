@@ -1,7 +1,9 @@
 """What must not bring a run down, and what must with a clear word: bad clients, folders, checkpoints, keys."""
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import fedbox
 from fedbox.configs import ConfigError
 from fedbox.data.arrays import DataError
 from fedbox.server.checkpoint import CheckpointError
-from fedbox.server.folder import FolderError
+from fedbox.server.folder import FolderError, RunFolder
 from fedbox.server.loop import RunFailedError
 from fedbox.strategies.registry import PluginError
 
@@ -180,6 +182,15 @@ def test_lines_that_are_gone_are_missed(tmp_path: Path) -> None:
         (out / "rounds.jsonl").touch()
 
 
+def test_a_line_that_tells_too_little_of_its_round_is_missed(tmp_path: Path) -> None:
+    out = run(tmp_path / "run").folder
+    first, second, third = map(json.loads, (out / "rounds.jsonl").read_text().splitlines())
+    del second["phase"]
+    (out / "rounds.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (first, second, third)))
+    with pytest.raises(CheckpointError, match=r"rounds\.jsonl holds rounds 1 to 1, but the checkpoint"):
+        run(out, resume=True, rounds=4)
+
+
 def test_resume_of_a_completed_run_changes_nothing(tmp_path: Path) -> None:
     first = run(tmp_path / "run", strategy="local")
     before = lines(first.folder)
@@ -233,6 +244,14 @@ def test_a_run_that_could_not_start_leaves_the_folder_free(tmp_path: Path) -> No
     with pytest.raises(DataError):
         run(tmp_path / "run", data__partition__min_size=10_000)
     assert run(tmp_path / "run", rounds=1).summary["status"] == "completed"
+    busy = socket.create_server(("127.0.0.1", 0))
+    words = command("serve", "quickstart", "--insecure", "--listen", f"127.0.0.1:{busy.getsockname()[1]}")
+    done = subprocess.run(
+        [*words, "--out", str(tmp_path / "served")], env=environment(), capture_output=True, text=True, check=False
+    )
+    busy.close()
+    assert done.returncode == 1, done.stderr
+    RunFolder(tmp_path / "served", resume=False).close()
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -263,6 +282,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
         ({"strategy": "plugins_for_tests:nothing"}, PluginError, 4, ["plugins_for_tests:nothing"]),
         ({"strategy": "plugins_for_tests:TOY"}, PluginError, 4, ["dict", "Plugin"]),
         ({"strategy": "no_such_module:plugin"}, PluginError, 4, ["no_such_module"]),
+        ({"model": "__main__:net", "workers": 2}, ConfigError, 2, ["model.name", "in the running script", "workers=1"]),
     ],
 )
 def test_faults_are_named_before_anything_is_written(

@@ -112,6 +112,14 @@ def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, 
     assert "Traceback" not in error
 
 
+def test_help_needs_no_working_folder(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    words = ["bash", "-c", f"cd {gone}; rmdir {gone}; {sys.executable} -m fedbox run --help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_process_ends_with_the_exit_code(tmp_path: Path) -> None:
     done = _fedbox("run", "quickstart", "model=cnnn", cwd=tmp_path)
     assert done.returncode == 3, done.stderr

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from plugins_for_tests import command, environment, lines, run, save_config
 
+import fedbox
+from fedbox.server.loop import RunFailedError
+
 MODEL = {"name": "mlp", "options": {"hidden": 800}}  # 60,010 weights: a checkpoint of 240 kB
 LIMITED = """
 import resource, sys
@@ -34,6 +37,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"this process may not mount a file system: {done.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_folder_that_is_removed_in_mid_run(tmp_path: Path) -> None:
+    class Remove(fedbox.Callback):
+        def on_round(self, record: Any) -> None:
+            (tmp_path / "run").rename(tmp_path / f"moved-{record['round']}")
+
+    with pytest.raises(RunFailedError, match="run was removed while the run wrote to it"):
+        run(tmp_path / "run", callbacks=[Remove()], track=[])
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "local"])

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from plugins_for_tests import descendants, environment, run
 
+from fedbox.simulations.crew import SLABS
 from fedbox.simulations.forking import NURSERY, Nursery
-from fedbox.simulations.pool import SLABS
 from fedbox.simulations.processes import WorkerProcess, start_worker
 from fedbox.simulations.shared import Block
 
@@ -99,6 +100,25 @@ def test_a_nursery_that_was_killed_is_replaced_and_its_workers_live_on(tmp_path:
     assert until(lambda: gone(pid))
 
 
+def test_how_a_worker_of_a_dead_nursery_ended_nobody_knows_and_nobody_waits_for_the_new_one() -> None:
+    old = a_worker()
+    pid, nursery = old.process.pid, NURSERY._process
+    assert nursery is not None
+    nursery.kill()
+    nursery.wait()
+    new = a_worker()  # by a nursery that lives
+    os.kill(pid, signal.SIGTERM)
+    assert until(lambda: gone(pid))
+    found = list[int]()
+    waiting = Thread(target=lambda: found.append(old.process.wait()), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert found == [1]  # not the -9 of its nursery, which would mean a lack of memory
+    for worker in (old, new):
+        worker.close()
+        worker.close()  # what a signal broke off is done again
+
+
 def test_a_worker_is_closed_before_its_nursery_has_come_up() -> None:
     other = Nursery()
     read, write = os.pipe()
@@ -126,7 +146,11 @@ def test_a_nursery_that_nobody_asked_goes_at_once_and_one_that_was_asked_stays()
     worker.close()
 
 
-@pytest.mark.parametrize("end", ["sys.exit(3)", "os.kill(os.getpid(), signal.SIGKILL)"])
+DEAF = "[os.kill(worker.process.pid, signal.SIGSTOP) for worker in pool._workers]; "  # as one that holds Python's lock
+KILLED = "os.kill(os.getpid(), signal.SIGKILL)"
+
+
+@pytest.mark.parametrize("end", ["sys.exit(3)", KILLED, DEAF + KILLED])
 def test_nothing_is_left_of_it_when_its_process_ends(end: str) -> None:
     code = (
         "import os, signal, sys, time\nfrom fedbox.simulations.pool import Pool\n"

@@ -14,8 +14,8 @@ import pytest
 from plugins_for_tests import TESTS, lines, run, run_trouble
 
 from fedbox.configs import ConfigError
-from fedbox.simulations.pool import WorkerError
 from fedbox.simulations.resident import Resident
+from fedbox.simulations.workers import WorkerError
 from fedbox.strategies.partial import read_partial
 
 pytest.importorskip("ray")

@@ -1,6 +1,7 @@
 """Workers that die, hang or are slow; the memory that they share with the pool; the messages that pass through it."""
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,11 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
-from plugins_for_tests import lines, run, run_trouble
+from plugins_for_tests import environment, lines, run, run_trouble
 
+from fedbox.client.driver import reason_of
+from fedbox.configs import ConfigError, Fault
+from fedbox.simulations import crew
 from fedbox.simulations.packing import pack, unpack
 from fedbox.simulations.pool import Pool
 from fedbox.simulations.shared import Block, get, put
+from fedbox.simulations.worker import _portable
+from fedbox.simulations.workers import WorkerError
 from fedbox.strategies.base import (
     ConfigRecord,
     Error,
@@ -91,6 +97,81 @@ def test_a_client_that_sleeps_is_given_up_and_the_next_round_is_whole(tmp_path: 
     assert "no reply within 2 s (clients.timeout)" in first["failures"][0]["reason"]
     assert second["failures"] == []
     assert len(second["clients"]) == 5
+
+
+def test_a_worker_that_is_killed_before_it_is_ready_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, start = run(tmp_path / "whole"), crew.start_worker
+    doomed = [True, False, False]
+
+    def deadly(*given: Any) -> Any:
+        worker = start(*given)
+        if doomed and doomed.pop(0):
+            os.kill(worker.process.pid, signal.SIGKILL)
+        return worker
+
+    monkeypatch.setattr(crew, "start_worker", deadly)
+    result = run(tmp_path / "run", workers=2)
+    assert not doomed
+    assert result.summary["model_sha256"] == whole.summary["model_sha256"]
+    doomed += [True] * 3
+    with pytest.raises(WorkerError, match=r"code -9 before it was ready, and so did the one before it"):
+        run(tmp_path / "never", workers=2)
+
+
+def test_large_tasks_and_large_replies_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """A pipe holds 200 kB: whoever sends more must not send to one who sends more."""
+    code = (
+        "import fedbox, plugins_for_tests as p\n"
+        f"fedbox.run(p.TOY, out={str(tmp_path / 'run')!r}, strategy='plugins_for_tests:bulky', workers=2, report=False)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), timeout=100, check=False)
+    assert done.returncode == 0
+    whole = run(tmp_path / "whole", strategy="plugins_for_tests:bulky")
+    assert lines(tmp_path / "run") == lines(whole.folder)
+
+
+def test_too_many_workers_for_the_files_that_may_be_open(tmp_path: Path) -> None:
+    code = (
+        "import fedbox, os, resource, plugins_for_tests as p\n"
+        "before, most = len(os.listdir('/proc/self/fd')), resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (60, most))\n"
+        "try:\n    fedbox.run(p.TOY, out='many', workers=30)\nexcept RuntimeError as error:\n    print(error)\n"
+        "print(len(os.listdir('/proc/self/fd')) - before < 5)\n"
+        "print(fedbox.run(p.TOY, out='two', workers=2).summary['status'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert "no more workers: Too many open files. A worker takes 5 files here; take fewer engine.workers" in done.stdout
+    assert done.stdout.endswith("True\ncompleted\n"), done.stderr
+
+
+class OddError(Exception):
+    """Cannot be read in another process, nor even told."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise KeyError("no words")
+
+
+def test_errors_that_cannot_travel_or_be_told_are_told_all_the_same() -> None:
+    with pytest.raises(OddError) as odd:
+        raise OddError(1, 2)
+    told = _portable(odd.value)
+    assert isinstance(told, WorkerError)
+    assert "OddError: 1 and 2 (test_simulations_workers.py, line" in str(told)
+    fault = ConfigError("mine", [Fault("train.lr", "got -1")])
+    assert _portable(fault) is fault
+    assert pickle.loads(pickle.dumps(fault)).faults == fault.faults
+    with pytest.raises(MuteError) as mute:
+        raise MuteError
+    assert reason_of(mute.value).startswith("MuteError: its text cannot be had, for that raised KeyError (test_simul")
 
 
 def test_a_model_that_workers_cannot_build_is_an_error_of_its_own(tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""The worker processes of a pool: how many there are, what they are set up for, who takes the place of whom."""
+
+import contextlib
+import logging
+import time
+
+from ..strategies.federation import Federation
+from .processes import WorkerProcess, start_worker
+from .protocol import Setup
+from .schedule import Schedule
+from .shared import Block
+from .sharing import share
+from .workers import WorkerError
+
+SLABS = 2  # a reply may be read while the next client already runs
+ATTEMPTS = 2  # at a client, and at a worker that ends before it is ready
+
+log = logging.getLogger(__name__)
+
+
+class Crew:
+    """Starts workers, sets them up, replaces those that end, lets half of them go where memory is short."""
+
+    def __init__(self, workers: int) -> None:
+        self._data, self._broadcast = Block(), Block()
+        self._setup: Setup | None = None
+        self._peak_mb, self._shrunk = 0.0, 0.0
+        self._lost = 0  # workers in a row that ended before they were ready
+        self.workers = self._wanted = workers
+        self._workers: list[WorkerProcess] = []
+        try:
+            self._complete()
+        except BaseException:
+            self.close()
+            raise
+
+    def _complete(self) -> None:
+        """Start the workers that are missing: at first, for a next run, and where a round was cut short."""
+        while sum(not worker.retired for worker in self._workers) < self.workers:
+            self._workers.append(self._start())
+
+    def _start(self) -> WorkerProcess:
+        worker = start_worker(SLABS, (self._data.fd, self._broadcast.fd))
+        if self._setup is not None:
+            self._tell(worker)
+        return worker
+
+    def setup(self, federation: Federation, config_json: str, folder: str) -> None:
+        """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised.
+
+        The workers of a run that has ended can be set up for the next one, which has as many as the pool was made with.
+        """
+        self.schedule = Schedule(federation)
+        self._setup, self.workers = None, self._wanted
+        self._complete()
+        shared = share(federation, self._data)
+        self._setup = Setup(config_json, folder, shared)
+        for worker in self._workers:
+            worker.ready = False
+            self._tell(worker)
+        self.await_ready()
+
+    def _tell(self, worker: WorkerProcess) -> None:
+        # A worker that is already dead is noticed when its answer is awaited.
+        with contextlib.suppress(BrokenPipeError):
+            worker.pipe.send(self._setup)
+
+    def _await_ready(self, worker: WorkerProcess) -> None:
+        if worker.ready:
+            return
+        try:
+            problem = worker.pipe.recv()
+        except (EOFError, ConnectionResetError) as error:
+            self._lost += 1
+            if self._lost < ATTEMPTS:
+                self._replace(worker)
+                return
+            raise WorkerError(
+                f"a worker process ended with code {worker.process.wait()} before it was ready, and so did the one "
+                "before it; what it said stands above; with engine.workers=1 everything runs in this process"
+            ) from error
+        if problem is not None:
+            raise problem
+        worker.ready, self._lost = True, 0
+
+    def await_ready(self) -> None:
+        """Wait until every worker can take clients, those that replace others included. Raises as `setup` does."""
+        self._complete()
+        while waiting := [worker for worker in self._workers if not worker.ready]:
+            self._await_ready(waiting[0])
+
+    def _halve(self, first: WorkerProcess, client: str) -> None:
+        """Retire half of the workers, `first` and idle ones before others; those that run a client end it."""
+        active = [worker for worker in self._workers if not worker.retired]
+        if len(active) < 2:
+            return
+        self.workers, self._shrunk = len(active) // 2, time.monotonic()
+        log.warning(
+            "out of memory while %s ran: going on with %d worker(s) in place of %d", client, self.workers, len(active)
+        )
+        ranked = sorted(active, key=lambda worker: (worker is not first, len(worker.jobs)))
+        for worker in ranked[: len(active) - self.workers]:
+            worker.retired = True
+            if worker is not first and not worker.jobs:
+                self._dismiss(worker)
+
+    def _dismiss(self, worker: WorkerProcess) -> None:
+        self._peak_mb += worker.rss_mb
+        worker.close()
+        self._workers.remove(worker)
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        if worker.retired:
+            self._dismiss(worker)
+            return
+        self._peak_mb += worker.rss_mb
+        worker.close()
+        self._workers[self._workers.index(worker)] = self._start()
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """The workers' largest resident memory together, in MB; shared pages count once for each worker."""
+        return self._peak_mb + sum(worker.rss_mb for worker in self._workers)
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            worker.close()
+        self._workers.clear()
+        self._data.close()
+        self._broadcast.close()
