@@ -4,7 +4,7 @@ A category may have any id; classes are numbered in the order of the train file'
 (iscrowd: 1) are left out. Single values of an image record beyond COCO's own (town, weather) are attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +14,21 @@ from .annotations import (
     BadBoxes,
     BoxSize,
     CacheFolder,
+    Key,
     Limit,
     Mark,
     MinSide,
     Picture,
     TestLimit,
     chosen_classes,
+    extent,
     inside,
+    key,
     needed,
     numbers,
     plain,
     records,
+    shown,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -39,9 +43,9 @@ class _Part(NamedTuple):
     """A COCO file: where its records are, its categories by id, its images, their annotations by image id."""
 
     where: str
-    categories: dict[int, str]
+    categories: dict[Key, str]
     images: list[tuple[str, dict[str, Any]]]
-    annotations: dict[int, list[tuple[str, dict[str, Any]]]]
+    annotations: dict[Key, list[tuple[str, dict[str, Any]]]]
 
 
 def read_coco(
@@ -121,7 +125,12 @@ def read_soda10m(
 
 
 def _class_names(part: _Part) -> list[str]:
-    return [name for _, name in sorted(part.categories.items())]
+    return [part.categories[number] for number in _in_order(part.categories)]
+
+
+def _in_order(ids: Iterable[Key]) -> list[Key]:
+    """Sort ids, numbers before texts: a file that mixes them has an order, too."""
+    return sorted(ids, key=lambda given: (isinstance(given, str), given))
 
 
 def _read(tree: Tree, path: str) -> _Part:
@@ -130,24 +139,26 @@ def _read(tree: Tree, path: str) -> _Part:
     where, content = tree.full(path), tree.json(path)
     if not isinstance(content, dict):
         raise DataError(f"{where} must hold an object with images, annotations and categories (COCO)")
-    categories: dict[int, str] = {}
+    categories: dict[Key, str] = {}
     for place, record in records(needed(content, "categories", where), "categories", where):
-        name = str(needed(record, "name", place))
-        if name in categories.values() or needed(record, "id", place) in categories:
-            raise DataError(f"{place}: category {name!r} (id {record['id']}) is there twice")
-        categories[record["id"]] = name
+        name, number = str(needed(record, "name", place)), key(record, "id", place)
+        if name in categories.values() or number in categories:
+            raise DataError(f"{place}: category {name!r} (id {number}) is there twice")
+        categories[number] = name
     images = list(records(needed(content, "images", where), "images", where))
-    annotations: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    annotations: dict[Key, list[tuple[str, dict[str, Any]]]] = {}
     for place, record in images:
-        if needed(record, "id", place) in annotations:
-            raise DataError(f"{place}: image id {record['id']} is there twice")
-        annotations[record["id"]] = []
+        number = key(record, "id", place)
+        if number in annotations:
+            raise DataError(f"{place}: image id {number} is there twice")
+        annotations[number] = []
     for place, record in records(needed(content, "annotations", where), "annotations", where):
-        image, category = needed(record, "image_id", place), needed(record, "category_id", place)
+        image, category = key(record, "image_id", place), key(record, "category_id", place)
         if image not in annotations:
             raise DataError(f"{place} belongs to image_id {image}, which no image record has")
         if category not in categories:
-            raise DataError(f"{place} has the unknown category_id {category}; known are {sorted(categories)}")
+            known = shown(_in_order(categories))
+            raise DataError(f"{place} has the unknown category_id {category}; known are {known}")
         annotations[image].append((place, record))
     return _Part(where, categories, images, annotations)
 
@@ -173,8 +184,7 @@ def _pictures(
         attributes = {**plain(record, _OWN_KEYS), **(more or {})}
         size = None
         if {"width", "height"} <= record.keys():
-            width, height = numbers([record["width"], record["height"]], 2, f"{where}: width, height")
-            size = int(width), int(height)
+            size = extent([record["width"], record["height"]], f"{where}: width, height")
         pictures.append(Picture(path if tree.has(path) or not tree.has(file) else file, where, marks, attributes, size))
     return pictures
 

@@ -16,7 +16,9 @@ from .annotations import (
     Picture,
     TestLimit,
     chosen_classes,
+    extent,
     inside,
+    mapping,
     needed,
     numbers,
     plain,
@@ -92,7 +94,8 @@ def _bdd_pictures(
     number = {name: index for index, name in enumerate(names)}
     pictures, seen = [], set()
     for where, record in records(tree.json(path), "frames", tree.full(path)):
-        attributes = plain(record.get("attributes") or {})
+        given = record.get("attributes")
+        attributes = {} if given is None else plain(mapping(given, f"{where}: attributes"))
         if "weather" in attributes:
             attributes["weather"] = _BDD_WEATHERS.get(attributes["weather"], attributes["weather"])
         seen.add(attributes.get("weather", ""))
@@ -109,7 +112,8 @@ def _bdd_pictures(
 
 def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> list[Mark]:
     marks = []
-    for place, label in records(record.get("labels") or [], "labels", where):
+    labels = record.get("labels")
+    for place, label in records([] if labels is None else labels, "labels", where):
         if label.get("box2d") is None:
             continue
         given = str(needed(label, "category", place))
@@ -117,7 +121,7 @@ def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> li
         if category not in _BDD_CLASSES:
             raise DataError(f"{place} has the unknown category {given!r}; known are {', '.join(_BDD_CLASSES)}")
         if category in number:
-            box = label["box2d"]
+            box = mapping(label["box2d"], f"{place}: box2d")
             values = [needed(box, key, f"{place}: box2d") for key in ("x1", "y1", "x2", "y2")]
             x1, y1, x2, y2 = numbers(values, 4, f"{place}: box2d")
             marks.append(Mark((x1, y1, x2, y2), number[category], f"{place} of {record['name']}"))
@@ -164,13 +168,14 @@ def _city_pictures(tree: Tree, annotations: str, part: str, names: Sequence[str]
         where, content = tree.full(file), tree.json(file)
         if not isinstance(content, dict):
             raise DataError(f"{where} must hold an object with imgWidth, imgHeight and objects (Cityscapes)")
-        width, height = numbers([needed(content, key, where) for key in ("imgWidth", "imgHeight")], 2, where)
+        claim = [needed(content, side, where) for side in ("imgWidth", "imgHeight")]
+        size = extent(claim, f"{where}: imgWidth, imgHeight")
         marks = []
         for place, record in records(needed(content, "objects", where), "objects", where):
             label = str(needed(record, "label", place))
             if label in names and not record.get("deleted"):
                 marks.append(Mark(_span(record, place), names.index(label), place))
-        pictures.append(Picture(path, where, marks, {"city": file.split("/")[-2]}, (int(width), int(height))))
+        pictures.append(Picture(path, where, marks, {"city": file.split("/")[-2]}, size))
     return pictures
 
 

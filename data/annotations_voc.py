@@ -21,6 +21,7 @@ from .annotations import (
     Picture,
     TestLimit,
     chosen_classes,
+    extent,
     inside,
     numbers,
 )
@@ -112,16 +113,18 @@ def _note(tree: Tree, stem: str) -> _Note:
         top = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
         raise DataError(f"{where}, line {error.position[0]}: no valid XML: {error}") from None
+    if top.tag != "annotation":
+        raise DataError(f"{where} must hold an <annotation> (Pascal VOC), got <{top.tag}>")
     # The parser keeps no lines, so the text is searched for the opening of each object.
     lines = [text.count("\n", 0, match.start()) + 1 for match in re.finditer(r"<object\b", text)]
     objects = top.findall("object")
     if len(lines) != len(objects):
         lines = [0] * len(objects)
     things = [_thing(element, f"{where}, line {line}") for element, line in zip(objects, lines, strict=True)]
-    extent = top.find("size")
+    sides = top.find("size")
     size = None
-    if extent is not None:
-        size = int(_number(extent, "width", where)), int(_number(extent, "height", where))
+    if sides is not None:
+        size = extent([sides.findtext("width"), sides.findtext("height")], f"{where}: size/width, size/height")
     # Some tools leave the size empty: 0 x 0 claims nothing.
     claimed = size if size and min(size) > 0 else None
     attributes = {

@@ -22,6 +22,7 @@ from .annotations import (
     TestLimit,
     chosen_classes,
     numbers,
+    shown,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -30,6 +31,8 @@ from .trees import Tree
 
 # Where the pictures of a part may lie, if no data.yaml says so.
 _PLACES = ("images/{}", "{}/images")
+# The label of each class by its number as label files have it, None for one that is left out.
+_Labels = dict[str, int | None]
 _NO_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt")
 
 
@@ -61,38 +64,32 @@ def read_yolo(
     config = {} if names is not None else _config(tree, data)
     known = list(names) if names is not None else _names(config, tree.full(data))
     chosen = chosen_classes(known, classes, tree.full(data) if names is None else "names")
-    number = {known.index(name): index for index, name in enumerate(chosen)}
-    parts = [_pictures(tree, part, config, len(known), number) for part in (train, test) if part is not None]
+    labels = {str(row): chosen.index(name) if name in chosen else None for row, name in enumerate(known)}
+    parts = [_pictures(tree, part, config, labels) for part in (train, test) if part is not None]
     pictures = parts[0], parts[1] if test is not None else []
     framed = Framing(size, min_side, bad_boxes, cache).parts(tree, *pictures, (limit, test_limit))
     return BoxSet("yolo", *framed, chosen, MEAN, STD)
 
 
 def _config(tree: Tree, data: str) -> dict[str, Any]:
-    import yaml
-
     if not tree.has(data):
         raise DataError(f"{tree.full(data)} does not exist; name the file in data, or give the option names")
-    try:
-        content = yaml.safe_load(tree.text(data))
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DataError(f"{tree.full(data)}{line}: no valid YAML: {error.problem}") from None
+    content = tree.yaml(data)
     if not isinstance(content, dict):
-        raise DataError(f"{tree.full(data)} must hold names, train and val, got {content!r}")
+        raise DataError(f"{tree.full(data)} must hold names, train and val, got {shown(content)}")
     return content
 
 
 def _names(config: dict[str, Any], where: str) -> list[str]:
     names = config.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise DataError(f"{where}: names must be a list of classes, or number each from 0; got {names!r}")
+        raise DataError(f"{where}: names must be a list of classes, or number each from 0; got {shown(names)}")
     return [str(name) for name in names]
 
 
-def _pictures(tree: Tree, part: str, config: dict[str, Any], classes: int, number: dict[int, int]) -> list[Picture]:
+def _pictures(tree: Tree, part: str, config: dict[str, Any], labels: _Labels) -> list[Picture]:
     places = config.get(part)
     if config and places is None:
         raise DataError(f"{tree.place}: data.yaml has no part {part!r}; it has {', '.join(map(str, config))}")
@@ -103,7 +100,7 @@ def _pictures(tree: Tree, part: str, config: dict[str, Any], classes: int, numbe
             raise DataError(f"{tree.place} has neither of the folders {', '.join(folders)}")
     pictures: list[Picture] = []
     for place in places if isinstance(places, list) else [places]:
-        pictures += _place(tree, _below(tree, str(place)), classes, number)
+        pictures += _place(tree, _below(tree, str(place)), labels)
     return pictures
 
 
@@ -118,7 +115,7 @@ def _below(tree: Tree, place: str) -> str:
     return str(path)
 
 
-def _place(tree: Tree, place: str, classes: int, number: dict[int, int]) -> list[Picture]:
+def _place(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
     if place.endswith(".txt") and tree.has(place):
         lines = [line.strip() for line in tree.text(place).splitlines()]
         files = [_below(tree, line) for line in lines if line]
@@ -129,7 +126,7 @@ def _place(tree: Tree, place: str, classes: int, number: dict[int, int]) -> list
     pictures = []
     for file in files:
         label = _label_file(file)
-        marks = _marks(tree, label, classes, number) if tree.has(label) else []
+        marks = _marks(tree, label, labels) if tree.has(label) else []
         folder = PurePosixPath(file.removeprefix(place).lstrip("/")).parent.as_posix()
         attributes = {"folder": folder} if folder != "." and not place.endswith(".txt") else {}
         pictures.append(Picture(file, tree.full(place), marks, attributes, shares=True))
@@ -160,24 +157,25 @@ def _check_owners(tree: Tree, place: str, expected: set[str]) -> None:
         )
 
 
-def _marks(tree: Tree, path: str, classes: int, number: dict[int, int]) -> list[Mark]:
+def _marks(tree: Tree, path: str, labels: _Labels) -> list[Mark]:
     marks = []
     for row, line in enumerate(tree.text(path).splitlines(), 1):
         where = f"{tree.full(path)}, line {row}"
         words = line.split()
         if not words:
             continue
-        if not (words[0].isdecimal() and int(words[0]) < classes):
-            raise DataError(f"{where}: unknown class {words[0]!r}; classes are numbered 0..{classes - 1}")
-        values = numbers(words[1:], len(words) - 1, where)
-        corners = _corners(values, where)
-        if int(words[0]) in number:
-            marks.append(Mark(corners, number[int(words[0])], where))
+        if words[0] not in labels:
+            raise DataError(f"{where}: unknown class {shown(words[0])}; classes are numbered 0..{len(labels) - 1}")
+        label = labels[words[0]]
+        corners = _corners(numbers(words[1:], len(words) - 1, where), where)
+        if label is not None:
+            marks.append(Mark(corners, label, where))
     return marks
 
 
 def _corners(values: Sequence[float], where: str) -> tuple[float, float, float, float]:
-    if any(value > 1.001 or value < -0.001 for value in values):
+    # Written so that a NaN fails it.
+    if not all(-0.001 <= value <= 1.001 for value in values):
         raise DataError(f"{where}: {list(values)} must be shares of the picture's sides, from 0 to 1")
     if len(values) == 4:
         x, y, width, height = values
