@@ -1,10 +1,12 @@
 """COCO json: lists of images, annotations and categories; and SODA10M, which comes in that form.
 
-A category may have any id; classes are numbered in the order of the train file's ids. Boxes of crowds
-(iscrowd: 1) are left out. Single values of an image record beyond COCO's own (town, weather) are attributes.
+A category may have any id; classes are numbered in the order of the train file's ids, and known by their names in
+the test file. Boxes of crowds (iscrowd: 1) are left out. Single values of an image record beyond COCO's own (town,
+weather) are attributes.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,7 +79,7 @@ def read_coco(
     tree = Tree("coco", root, "annotations/*.json and images/ (COCO), or a zip archive of them", (train, images))
     with tree.lines():
         parts = [_read(tree, path) for path in (train, test) if path is not None]
-        names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+        names = _names(parts, classes)
         folders = (images, images if test_images is None else test_images)
         pictures = [_pictures(tree, part, place, names) for part, place in zip(parts, folders, strict=False)]
         framing = Framing(size, min_side, bad_boxes, cache)
@@ -110,7 +112,7 @@ def read_soda10m(
         found = tree.first(paths, "the annotations of SODA10M")
         base = found.removesuffix("annotations/instance_train.json")
         parts = [_read(tree, f"{base}annotations/instance_{part}.json") for part in ("train", "val")]
-        names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+        names = _names(parts, classes)
         train, test = (
             _pictures(tree, part, f"{base}{place}", names, {"labels": "yes"})
             for part, place in zip(parts, ("train", "val"), strict=True)
@@ -124,8 +126,21 @@ def read_soda10m(
         return BoxSet("soda10m", *data, names, MEAN, STD)
 
 
-def _class_names(part: _Part) -> list[str]:
-    return [part.categories[number] for number in _in_order(part.categories)]
+def _names(parts: Sequence[_Part], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes to keep, of those that the first part has.
+
+    Raises DataError for an annotation of a further part with a class that the first one lacks: left out, it would
+    go unmeasured. A category without annotations does not matter.
+    """
+    first = parts[0]
+    known = [first.categories[number] for number in _in_order(first.categories)]
+    for part in parts[1:]:
+        strange = {number: name for number, name in part.categories.items() if name not in known}
+        for place, record in chain.from_iterable(part.annotations.values()):
+            if record["category_id"] in strange:
+                name = strange[record["category_id"]]
+                raise DataError(f"{place}: unknown class {name!r}; {first.where} has {', '.join(known) or 'none'}")
+    return chosen_classes(known, classes, first.where)
 
 
 def _in_order(ids: Iterable[Key]) -> list[Key]:

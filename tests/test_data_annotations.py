@@ -165,6 +165,24 @@ def test_coco_faults_name_file_and_record(coco, edit, message):
         read_coco(coco)
 
 
+@pytest.mark.parametrize("classes", [None, ("car",)])
+def test_a_class_that_only_the_test_file_has_is_told(tmp_path, classes):
+    make_coco(tmp_path)
+    content = coco_file(["c.png"])
+    content["categories"].append({"id": 9, "name": "Car"})
+    write(tmp_path / "annotations" / "test.json", content)
+    assert len(read_coco(tmp_path, size=SIZE, classes=classes).test.boxes) == 1
+    content["annotations"][0]["category_id"] = 9
+    write(tmp_path / "annotations" / "test.json", content)
+    with pytest.raises(DataError, match=r"test.json: annotations\[0\]: unknown class 'Car'; .*n.json has person, car"):
+        read_coco(tmp_path, classes=classes)
+    make_soda(tmp_path)
+    path = tmp_path / "SSLAD-2D" / "labeled" / "annotations" / "instance_val.json"
+    path.write_text(path.read_text().replace('"car"', '"Car"'))
+    with pytest.raises(DataError, match=r"instance_val.json: annotations\[0\]: unknown class 'Car'"):
+        read_soda10m(tmp_path / "SSLAD-2D" / "labeled")
+
+
 def test_annotations_of_other_pictures_are_recognised(coco):
     for part in ("train", "test"):
         write(coco / "annotations" / f"{part}.json", coco_file([f"other_{part}.png"]))
