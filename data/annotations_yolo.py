@@ -94,44 +94,58 @@ def _pictures(tree: Tree, part: str, config: dict[str, Any], labels: _Labels) ->
     if config and places is None:
         raise DataError(f"{tree.place}: data.yaml has no part {part!r}; it has {', '.join(map(str, config))}")
     if places is None:
-        folders = [place.format(part) for place in _PLACES]
-        places = [folder for folder in folders if tree.has_folder(folder)]
+        usual = [place.format(part) for place in _PLACES]
+        places = [folder for folder in usual if tree.has_folder(folder)]
         if not places:
-            raise DataError(f"{tree.place} has neither of the folders {', '.join(folders)}")
+            raise DataError(f"{tree.place} has neither of the folders {', '.join(usual)}")
     pictures: list[Picture] = []
-    for place in places if isinstance(places, list) else [places]:
-        pictures += _place(tree, _below(tree, str(place)), labels)
+    folders: list[str] = []
+    for given in _each(places):
+        place = _below(tree, str(given))
+        listed = place.endswith(".txt") and tree.has(place)
+        found = _listed(tree, place, labels) if listed else _found(tree, place, labels)
+        if not found:
+            raise DataError(f"{tree.full(place)} holds no pictures")
+        pictures += found
+        folders += _folders(found) if listed else [place]
+    _check_labels(tree, part, pictures)
+    for folder in folders:
+        _check_owners(tree, folder, config)
     return pictures
+
+
+def _each(places: object) -> list[object]:
+    return places if isinstance(places, list) else [places]
 
 
 def _below(tree: Tree, place: str) -> str:
     """Return a place of data.yaml as a path below the root: exporters write ../train/images for train/images."""
-    path = PurePosixPath(place.replace("\\", "/"))
-    parts = [step for step in path.parts if step not in ("..", ".", "/")]
-    path = PurePosixPath(*parts) if parts else PurePosixPath(".")
+    steps = [step for step in PurePosixPath(place.replace("\\", "/")).parts if step not in ("..", ".", "/")]
     # An absolute path, or one that counts from a folder above, may repeat the way to the root.
-    while not (tree.has(str(path)) or tree.has_folder(str(path))) and len(path.parts) > 1:
-        path = PurePosixPath(*path.parts[1:])
-    return str(path)
+    paths = ["/".join(steps[start:]) or "." for start in range(max(len(steps), 1))]
+    return next((path for path in paths if tree.has(path) or tree.has_folder(path)), paths[0])
 
 
-def _place(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
-    if place.endswith(".txt") and tree.has(place):
-        lines = [line.strip() for line in tree.text(place).splitlines()]
-        files = [_below(tree, line) for line in lines if line]
-    else:
-        files = tree.below(place)
-    if not files:
-        raise DataError(f"{tree.full(place)} holds no pictures")
+def _listed(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
+    """Return the pictures that a text file lists."""
+    rows = [(row, line.strip()) for row, line in enumerate(tree.text(place).splitlines(), 1) if line.strip()]
+    return [_picture(tree, _below(tree, line), f"{tree.full(place)}, line {row}", labels, {}) for row, line in rows]
+
+
+def _found(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
+    """Return the pictures below a folder."""
     pictures = []
-    for file in files:
-        label = _label_file(file)
-        marks = _marks(tree, label, labels) if tree.has(label) else []
-        folder = PurePosixPath(file.removeprefix(place).lstrip("/")).parent.as_posix()
-        attributes = {"folder": folder} if folder != "." and not place.endswith(".txt") else {}
-        pictures.append(Picture(file, tree.full(place), marks, attributes, shares=True))
-    _check_owners(tree, place, {_label_file(file) for file in files})
+    for file in tree.below(place):
+        folder = PurePosixPath(file).relative_to(place).parent.as_posix()
+        attributes = {"folder": folder} if folder != "." else {}
+        pictures.append(_picture(tree, file, tree.full(place), labels, attributes))
     return pictures
+
+
+def _picture(tree: Tree, path: str, where: str, labels: _Labels, attributes: dict[str, str]) -> Picture:
+    label = _label_file(path)
+    marks = _marks(tree, label, labels) if tree.has(label) else []
+    return Picture(path, where, marks, attributes, shares=True)
 
 
 def _label_file(picture: str) -> str:
@@ -143,16 +157,39 @@ def _label_file(picture: str) -> str:
     return str(PurePosixPath(*parts))
 
 
-def _check_owners(tree: Tree, place: str, expected: set[str]) -> None:
+def _folders(pictures: Sequence[Picture]) -> list[str]:
+    """Return the folders in which pictures lie, those within another one left out."""
+    tops: list[PurePosixPath] = []
+    for folder in sorted({PurePosixPath(picture.path).parent for picture in pictures}):
+        if not (tops and folder.is_relative_to(tops[-1])):
+            tops.append(folder)
+    return [str(folder) for folder in tops]
+
+
+def _check_labels(tree: Tree, part: str, pictures: Sequence[Picture]) -> None:
+    """Raise DataError if no picture has a label file: they lie elsewhere, or are missing."""
+    expected = [_label_file(picture.path) for picture in pictures]
+    if not any(tree.has(label) for label in expected):
+        told = f"{', '.join(expected[:3])}{', ...' if len(expected) > 3 else ''}"
+        raise DataError(f"{tree.place}: no picture of part {part!r} has a label file; looked for {told}")
+
+
+def _check_owners(tree: Tree, folder: str, config: dict[str, Any]) -> None:
     """Raise DataError for a label file whose picture is missing: the labels may be those of other pictures."""
-    if place.endswith(".txt"):
-        return
-    folder = str(PurePosixPath(_label_file(f"{place}/x.png")).parent)
-    files = [file for file in tree.below(folder, (".txt",)) if PurePosixPath(file).name.lower() not in _NO_LABELS]
-    orphans = [file for file in files if file not in expected]
+    owned = {_label_file(file) for file in tree.below(folder)}
+    labels = str(PurePosixPath(_label_file(f"{folder}/x.png")).parent)
+    # Lists of pictures may lie beside label files.
+    named = [str(place) for places in config.values() for place in _each(places)]
+    lists = {_below(tree, place) for place in named if place.endswith(".txt")}
+    files = [
+        file
+        for file in tree.below(labels, (".txt",))
+        if PurePosixPath(file).name.lower() not in _NO_LABELS and file not in lists
+    ]
+    orphans = [file for file in files if file not in owned]
     if orphans:
         raise DataError(
-            f"{len(orphans)} of {len(files)} label files in {tree.full(folder)} have no picture in {place}: "
+            f"{len(orphans)} of {len(files)} label files in {tree.full(labels)} have no picture in {folder}: "
             f"{', '.join(orphans[:3])}; are they those of other pictures?"
         )
 

@@ -267,6 +267,34 @@ def test_yolo_labels_of_other_pictures_are_recognised(tmp_path):
         read_yolo(tmp_path)
 
 
+def test_yolo_without_label_files_is_told(tmp_path):
+    make_yolo(tmp_path)
+    (tmp_path / "labels" / "val").rename(tmp_path / "labels" / "valid")
+    with pytest.raises(DataError, match=r"no picture of part 'val' has a label file; looked for labels/val/rainy/b"):
+        read_yolo(tmp_path)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["labels", "beside"])
+def test_yolo_lists_are_checked_for_labels_of_other_pictures(tmp_path, beside):
+    """A list may leave out pictures of its folder, though; and lists may lie beside label files."""
+    base = "all" if beside else "images"
+    folder = tmp_path / "all" if beside else tmp_path / "labels"
+    for name in ("a", "b", "c"):
+        picture(tmp_path / base / f"{name}.png")
+        write(folder / f"{name}.txt", "0 0.5 0.5 0.1 0.1\n")
+    write(tmp_path / base / "some.txt", f"{base}/a.png\n")
+    write(tmp_path / base / "others.txt", f"{base}/b.png\n\n{base}/z.png\n")
+    write(tmp_path / "data.yaml", f"train: {base}/some.txt\nval: {base}/others.txt\nnames: [car]\n")
+    with pytest.raises(DataError, match=r"1 of 3 pictures are not in .*others.txt, line 3: '.*/z.png'"):
+        read_yolo(tmp_path)
+    write(tmp_path / base / "others.txt", f"{base}/b.png\n")
+    data = read_yolo(tmp_path, size=SIZE)
+    assert (data.train.names.tolist(), data.test.names.tolist()) == ([f"{base}/a.png"], [f"{base}/b.png"])
+    write(folder / "stranger.txt", "0 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(DataError, match=r"1 of 4 label files in .* have no picture in .*stranger.txt; are they those"):
+        read_yolo(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
