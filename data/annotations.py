@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
+from os.path import abspath, join
 from pathlib import Path, PurePosixPath
 from reprlib import Repr
 from typing import Annotated, Any, Literal
@@ -74,6 +75,26 @@ def check_present(tree: Tree, pictures: Sequence[Picture]) -> None:
         told = "; ".join(f"{picture.where}: {shown(picture.path)}" for picture in lost[:SHOWN])
         hint = "; are these the annotations of other pictures?" if len(lost) == len(pictures) else ""
         raise DataError(f"{len(lost)} of {len(pictures)} pictures are not in {tree.place}{hint} ({told})")
+
+
+def check_distinct(tree: Tree, parts: Mapping[str, Sequence[Picture]]) -> None:
+    """Raise DataError that names the pictures which are given twice, in one part or in two."""
+    first: dict[str, str] = {}
+    twice = []
+    for part, pictures in parts.items():
+        for picture in pictures:
+            # The folders of the options may hold steps up, or begin at the root of the file system.
+            path = abspath(join(tree.place, picture.path))
+            where = f"{part}: {picture.where}"
+            if path in first:
+                twice.append(f"{shown(picture.path)} ({first[path]}; {where})")
+            first.setdefault(path, where)
+    if twice:
+        more = f"; and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
+        raise DataError(
+            f"{len(twice)} picture(s) of {tree.place} are given twice; each may be in one part, once: "
+            f"{'; '.join(twice[:SHOWN])}{more}"
+        )
 
 
 def limited(pictures: Sequence[Picture], limit: int | None, part: str) -> list[Picture]:

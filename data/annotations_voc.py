@@ -24,6 +24,7 @@ from .annotations import (
     extent,
     inside,
     numbers,
+    shown,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -97,8 +98,14 @@ def _image_set(tree: Tree, part: str) -> list[str]:
     if not tree.has(path):
         sets = [Path(file).stem for file in tree.below("ImageSets/Main", (".txt",))]
         raise DataError(f"{tree.full(path)} does not exist; image sets are {', '.join(sets) or 'none'}")
-    # A set for one class has a second column, 1 or -1; the first one is the name of the file.
-    return [line.split()[0] for line in tree.text(path).splitlines() if line.strip()]
+    rows: dict[str, int] = {}
+    for row, line in enumerate(tree.text(path).splitlines(), 1):
+        # A set for one class has a second column, 1 or -1; the first one is the name of the file.
+        for name in line.split()[:1]:
+            if name in rows:
+                raise DataError(f"{tree.full(path)}, line {row}: {shown(name)} is in line {rows[name]} already")
+            rows[name] = row
+    return list(rows)
 
 
 def _note(tree: Tree, stem: str) -> _Note:

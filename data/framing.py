@@ -25,6 +25,7 @@ from .annotations import (
     BoxSize,
     CacheFolder,
     Picture,
+    check_distinct,
     check_present,
     limited,
 )
@@ -68,10 +69,14 @@ class Framing:
     def parts(
         self, tree: Tree, train: Sequence[Picture], test: Sequence[Picture], limits: tuple[int | None, int | None]
     ) -> tuple[BoxData, BoxData]:
-        """Give both parts, each limited, with the same attributes."""
+        """Give both parts, each limited, with the same attributes.
+
+        Raises DataError for pictures that are missing, or that are given twice, and for what `build` does.
+        """
         if not train:
             raise DataError(f"{tree.place} has no train pictures")
         check_present(tree, [*train, *test])
+        check_distinct(tree, {"train": train, "test": test})
         names = sorted({name for picture in [*train, *test] for name in picture.attributes})
         kept = limited(train, limits[0], "train"), limited(test, limits[1], "test")
         return self.build(tree, kept[0], names, "train"), self.build(tree, kept[1], names, "test")
