@@ -139,14 +139,21 @@ def extent(values: object, where: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def key(record: Mapping[str, Any], name: str, where: str) -> Key:
-    """Return the id record[name], a number or a text; raise DataError for anything else, or if it is missing."""
-    value = needed(record, name, where)
+def key(value: object, where: str) -> Key:
+    """Return an id, a number or a text; raise DataError naming the record for anything else."""
     # A NaN would be an id that equals nothing, and true would equal 1.
     odd = isinstance(value, bool) or (isinstance(value, float) and isnan(value))
     if isinstance(value, str | int | float) and not odd:
         return value
-    raise DataError(f"{where}: {name} must be a number or a text, got {shown(value)}")
+    raise DataError(f"{where} must be a number or a text, got {shown(value)}")
+
+
+def word(value: object, where: str) -> str:
+    """Return the name of a class or a file, a text or a number; raise DataError for anything else or an empty one."""
+    name = str(key(value, where))
+    if not name.strip():
+        raise DataError(f"{where} must not be empty")
+    return name
 
 
 def mapping(value: object, where: str) -> dict[str, Any]:

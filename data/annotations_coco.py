@@ -31,6 +31,7 @@ from .annotations import (
     plain,
     records,
     shown,
+    word,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -154,28 +155,42 @@ def _read(tree: Tree, path: str) -> _Part:
     where, content = tree.full(path), tree.json(path)
     if not isinstance(content, dict):
         raise DataError(f"{where} must hold an object with images, annotations and categories (COCO)")
-    categories: dict[Key, str] = {}
-    for place, record in records(needed(content, "categories", where), "categories", where):
-        name, number = str(needed(record, "name", place)), key(record, "id", place)
-        if name in categories.values() or number in categories:
-            raise DataError(f"{place}: category {name!r} (id {number}) is there twice")
-        categories[number] = name
+    categories = _categories(content, where)
     images = list(records(needed(content, "images", where), "images", where))
     annotations: dict[Key, list[tuple[str, dict[str, Any]]]] = {}
     for place, record in images:
-        number = key(record, "id", place)
+        number = _id(record, "id", place)
         if number in annotations:
             raise DataError(f"{place}: image id {number} is there twice")
         annotations[number] = []
+    ids: dict[Key, str] = {}
     for place, record in records(needed(content, "annotations", where), "annotations", where):
-        image, category = key(record, "image_id", place), key(record, "category_id", place)
+        image, category = _id(record, "image_id", place), _id(record, "category_id", place)
         if image not in annotations:
             raise DataError(f"{place} belongs to image_id {image}, which no image record has")
         if category not in categories:
             known = shown(_in_order(categories))
             raise DataError(f"{place} has the unknown category_id {category}; known are {known}")
+        if "id" in record:
+            other = ids.setdefault(_id(record, "id", place), place)
+            if other != place:
+                raise DataError(f"{place}: annotation id {record['id']} is there twice, first in {other}")
         annotations[image].append((place, record))
     return _Part(where, categories, images, annotations)
+
+
+def _categories(content: dict[str, Any], where: str) -> dict[Key, str]:
+    categories: dict[Key, str] = {}
+    for place, record in records(needed(content, "categories", where), "categories", where):
+        name, number = word(needed(record, "name", place), f"{place}: name"), _id(record, "id", place)
+        if name in categories.values() or number in categories:
+            raise DataError(f"{place}: category {name!r} (id {number}) is there twice")
+        categories[number] = name
+    return categories
+
+
+def _id(record: dict[str, Any], name: str, where: str) -> Key:
+    return key(needed(record, name, where), f"{where}: {name}")
 
 
 def _known(tree: Tree) -> list[str]:
@@ -189,7 +204,7 @@ def _pictures(
     kept = {key: number[name] for key, name in part.categories.items() if name in number}
     pictures = []
     for where, record in part.images:
-        file = inside(str(needed(record, "file_name", where)), where)
+        file = inside(word(needed(record, "file_name", where), f"{where}: file_name"), where)
         path = f"{folder}/{file}" if folder not in ("", ".") else file
         marks = [
             _mark(place, annotation, kept[annotation["category_id"]])

@@ -23,6 +23,7 @@ from .annotations import (
     numbers,
     plain,
     records,
+    word,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -101,7 +102,7 @@ def _bdd_pictures(
         seen.add(attributes.get("weather", ""))
         if weathers is not None and attributes.get("weather") not in weathers:
             continue
-        file = inside(str(needed(record, "name", where)), where)
+        file = inside(word(needed(record, "name", where), f"{where}: name"), where)
         marks = _bdd_marks(record, number, where)
         pictures.append(Picture(f"{images}/{file}", where, marks, attributes))
     unknown = sorted(set(weathers or ()) - seen)
@@ -116,7 +117,7 @@ def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> li
     for place, label in records([] if labels is None else labels, "labels", where):
         if label.get("box2d") is None:
             continue
-        given = str(needed(label, "category", place))
+        given = word(needed(label, "category", place), f"{place}: category")
         category = _BDD_SYNONYMS.get(given, given)
         if category not in _BDD_CLASSES:
             raise DataError(f"{place} has the unknown category {given!r}; known are {', '.join(_BDD_CLASSES)}")
@@ -172,7 +173,7 @@ def _city_pictures(tree: Tree, annotations: str, part: str, names: Sequence[str]
         size = extent(claim, f"{where}: imgWidth, imgHeight")
         marks = []
         for place, record in records(needed(content, "objects", where), "objects", where):
-            label = str(needed(record, "label", place))
+            label = word(needed(record, "label", place), f"{place}: label")
             if label in names and not record.get("deleted"):
                 marks.append(Mark(_span(record, place), names.index(label), place))
         pictures.append(Picture(path, where, marks, {"city": file.split("/")[-2]}, size))

@@ -23,6 +23,7 @@ from .annotations import (
     chosen_classes,
     numbers,
     shown,
+    word,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -86,7 +87,7 @@ def _names(config: dict[str, Any], where: str) -> list[str]:
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{where}: names must be a list of classes, or number each from 0; got {shown(names)}")
-    return [str(name) for name in names]
+    return [word(name, f"{where}: names[{row}]") for row, name in enumerate(names)]
 
 
 def _pictures(tree: Tree, part: str, config: dict[str, Any], labels: _Labels) -> list[Picture]:

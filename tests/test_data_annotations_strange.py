@@ -21,15 +21,12 @@ FILES = {
 
 
 def edit(path: Path, steps: tuple[str | int, ...], value: Any) -> None:
-    """Put a value into a JSON file, at the end of a list where the last step is its length."""
+    """Put a value into a JSON file."""
     content = json.loads(path.read_text(encoding="utf-8"))
     place = content
     for step in steps[:-1]:
         place = place[step]
-    if isinstance(place, list) and steps[-1] == len(place):
-        place.append(value)
-    else:
-        place[steps[-1]] = value
+    place[steps[-1]] = value
     write(path, content)
 
 
@@ -43,6 +40,11 @@ def edit(path: Path, steps: tuple[str | int, ...], value: Any) -> None:
         ("coco", ("images", 1, "id"), {}, r"images\[1\]: id must be a number or a text, got \{\}"),
         ("coco", ("annotations", 0, "image_id"), [7], r"annotations\[0\]: image_id must be a number or a text"),
         ("coco", ("annotations", 1, "category_id"), True, r"annotations\[1\]: category_id must be .*, got True"),
+        ("coco", ("categories", 1, "name"), None, r"categories\[1\]: name must be a number or a text, got None"),
+        ("coco", ("categories", 1, "name"), " ", r"categories\[1\]: name must not be empty"),
+        ("coco", ("images", 0, "file_name"), None, r"images\[0\]: file_name must be a number or a text, got None"),
+        ("coco", ("annotations", 1, "id"), 1, r"s\[1\]: annotation id 1 is there twice, first in .*annotations\[0\]"),
+        ("coco", ("annotations", 1, "id"), [], r"annotations\[1\]: id must be a number or a text, got \[\]"),
         ("coco", ("annotations", 0, "bbox"), [HUGE, 0, 1, 1], r"annotations\[0\]: bbox: 4 numbers are .*, got \[1000"),
         ("coco", ("images", 0, "width"), HUGE, r"images\[0\]: width, height: 2 numbers are needed, got \[1000"),
         ("coco", ("images", 0, "width"), NAN, r"width, height: whole numbers of pixels are needed, got \[nan, 40\]"),
@@ -87,11 +89,13 @@ def test_json_that_the_parser_gives_up_is_told(tmp_path: Path, text: str, messag
     ("text", "message"),
     [
         ("names: {0: a, x: b}", r"names must be a list of classes, or number each from 0; got \{0: 'a', 'x': 'b'\}"),
+        ("names: [a, null]", r"data.yaml: names\[1\] must be a number or a text, got None"),
+        ("names: [a, yes]", r"data.yaml: names\[1\] must be a number or a text, got True"),
         ("names: [a]\nval: \x01", r"data.yaml, line 2: no valid YAML: .* not allowed, got '\\x01'"),
         ("names: [a]\ndate: 2024-99-99", r"data.yaml: no valid YAML: month must be in 1..12"),
         ("[" * 5_000, r"data.yaml: no valid YAML: it is nested too deeply"),
     ],
-    ids=["keys", "control", "date", "deep"],
+    ids=["keys", "null", "yes", "control", "date", "deep"],
 )
 def test_a_strange_data_yaml_is_told(tmp_path: Path, text: str, message: str) -> None:
     make_yolo(tmp_path)
