@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .annotations import (
     MEAN,
     STD,
@@ -23,6 +25,7 @@ from .annotations import (
     numbers,
     plain,
     records,
+    shown,
     word,
 )
 from .arrays import DataError
@@ -53,6 +56,13 @@ _BDD_PLACES = ("", "bdd100k/")
 _BDD_FILES = ("labels/det_20/det_{}.json", "labels/bdd100k_labels_images_{}.json")
 
 CITYSCAPES_CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+# What else Cityscapes labels. Things in a group, hard to tell apart, have the label of one and "group" behind it.
+_CITY_REST = (
+    "unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, "
+    "rail track, building, wall, fence, guard rail, bridge, tunnel, pole, traffic light, traffic sign, vegetation, "
+    "terrain, sky, caravan, trailer, license plate"
+)
+_CITY_LABELS = (*CITYSCAPES_CLASSES, *_CITY_REST.split(", "))
 
 
 def read_bdd100k(
@@ -171,13 +181,23 @@ def _city_pictures(tree: Tree, annotations: str, part: str, names: Sequence[str]
             raise DataError(f"{where} must hold an object with imgWidth, imgHeight and objects (Cityscapes)")
         claim = [needed(content, side, where) for side in ("imgWidth", "imgHeight")]
         size = extent(claim, f"{where}: imgWidth, imgHeight")
-        marks = []
-        for place, record in records(needed(content, "objects", where), "objects", where):
-            label = word(needed(record, "label", place), f"{place}: label")
-            if label in names and not record.get("deleted"):
-                marks.append(Mark(_span(record, place), names.index(label), place))
+        marks = _city_marks(needed(content, "objects", where), names, where)
         pictures.append(Picture(path, where, marks, {"city": file.split("/")[-2]}, size))
     return pictures
+
+
+def _city_marks(objects: object, names: Sequence[str], where: str) -> list[Mark]:
+    marks = []
+    for place, record in records(objects, "objects", where):
+        label = word(needed(record, "label", place), f"{place}: label")
+        if record.get("deleted"):
+            continue
+        if label.removesuffix("group") not in _CITY_LABELS:
+            known = ", ".join(_CITY_LABELS)
+            raise DataError(f"{place} has the unknown label {shown(label)}; known are {known}, and each with 'group'")
+        if label in names:
+            marks.append(Mark(_span(record, place), names.index(label), place))
+    return marks
 
 
 def _span(record: dict[str, Any], where: str) -> tuple[float, float, float, float]:
@@ -185,5 +205,6 @@ def _span(record: dict[str, Any], where: str) -> tuple[float, float, float, floa
     if not isinstance(polygon, list) or not polygon:
         raise DataError(f"{where}: polygon must be a list of points, got {polygon!r}")
     points = [numbers(point, 2, f"{where}: polygon") for point in polygon]
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
+    # NumPy's minimum is NaN where a point is, so that the box is told as bad; Python's would pass over it.
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])

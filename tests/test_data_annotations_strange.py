@@ -5,10 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trees_for_tests import FORMATS, make_coco, make_soda, make_voc, make_yolo, picture, voc_xml, write
+from trees_for_tests import (
+    FORMATS,
+    SIZE,
+    make_cityscapes,
+    make_coco,
+    make_soda,
+    make_voc,
+    make_yolo,
+    picture,
+    voc_xml,
+    write,
+)
 
 from fedbox.data import DataError
 from fedbox.data.annotations_coco import read_coco, read_soda10m
+from fedbox.data.annotations_driving import read_cityscapes
 from fedbox.data.annotations_voc import read_voc
 from fedbox.data.annotations_yolo import read_yolo
 
@@ -52,6 +64,9 @@ def edit(path: Path, steps: tuple[str | int, ...], value: Any) -> None:
         ("coco", ("images", 0, "height"), 40.5, r"width, height: whole numbers of pixels are needed, got \[80, 40.5\]"),
         ("coco", ("images", 0, "file_name"), "x" * 300, r"1 of 3 pictures are not in .*images\[0\]: 'images/xx"),
         ("cityscapes", ("imgWidth",), NAN, r"imgWidth, imgHeight: whole numbers of pixels are needed, got \[nan, 40\]"),
+        ("cityscapes", ("objects", 1, "label"), "caar", r"objects\[1\] has the unknown label 'caar'; known are person"),
+        ("cityscapes", ("objects", 1, "label"), None, r"objects\[1\]: label must be a number or a text, got None"),
+        ("cityscapes", ("objects", 1, "polygon"), [[1, 2], [9, NAN], [5, 6]], r"s\[1\]: box \[1.0, nan, 9.0, nan"),
         ("bdd100k", (0, "attributes"), ["rainy"], r"frames\[0\]: attributes must be an object, got \['rainy'\]"),
         ("bdd100k", (0, "attributes"), "rainy", r"frames\[0\]: attributes must be an object, got 'rainy'"),
         ("bdd100k", (0, "labels", 0, "box2d"), 5, r"labels\[0\]: box2d must be an object, got 5"),
@@ -67,7 +82,18 @@ def test_json_values_of_a_wrong_kind_are_told(
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path)
     assert FILES[kind] in str(caught.value)
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) < 800
+
+
+def test_other_labels_of_cityscapes_are_known(tmp_path: Path) -> None:
+    """Each with its polygon: areas, things in groups, and a label that someone took back."""
+    make_cityscapes(tmp_path)
+    path = tmp_path / FILES["cityscapes"]
+    square = [[0, 0], [5, 0], [5, 5]]
+    labels = ["ego vehicle", "license plate", "rail track", "polegroup", "bicyclegroup", "caravan"]
+    objects = [{"label": label, "polygon": square} for label in labels]
+    edit(path, ("objects",), [*objects, {"label": "caar", "polygon": square, "deleted": 1}])
+    assert len(read_cityscapes(tmp_path, size=SIZE).train.boxes) == 0
 
 
 @pytest.mark.parametrize(
