@@ -209,7 +209,7 @@ def _pictures(
         marks = [
             _mark(place, annotation, kept[annotation["category_id"]])
             for place, annotation in part.annotations[record["id"]]
-            if annotation["category_id"] in kept and not annotation.get("iscrowd")
+            if annotation["category_id"] in kept and not _crowd(annotation, place)
         ]
         attributes = {**plain(record, _OWN_KEYS), **(more or {})}
         size = None
@@ -217,6 +217,13 @@ def _pictures(
             size = extent([record["width"], record["height"]], f"{where}: width, height")
         pictures.append(Picture(path if tree.has(path) or not tree.has(file) else file, where, marks, attributes, size))
     return pictures
+
+
+def _crowd(annotation: dict[str, Any], where: str) -> bool:
+    value = annotation.get("iscrowd", 0)
+    if value not in (0, 1):
+        raise DataError(f"{where}: iscrowd must be 0, 1, true or false, got {shown(value)}")
+    return bool(value)
 
 
 def _mark(where: str, annotation: dict[str, Any], label: int) -> Mark:

@@ -77,7 +77,7 @@ def test_the_margins_of_a_fitted_picture_are_grey_and_hold_no_box(coco):
 def test_classes_are_chosen_and_boxes_of_others_left_out(coco):
     content = coco_file(["a.png", "b.png"])
     content["annotations"].append({"id": 9, "image_id": 10, "category_id": 3, "bbox": [0, 0, 8, 8]})
-    content["annotations"].append({"id": 10, "image_id": 10, "category_id": 7, "bbox": [0, 0, 8, 8], "iscrowd": 1})
+    content["annotations"].append({"id": 10, "image_id": 10, "category_id": 7, "bbox": [0, 0, 8, 8], "iscrowd": True})
     write(coco / "annotations" / "train.json", content)
     assert len(read_coco(coco, size=SIZE).train.boxes) == 3
     data = read_coco(coco, size=SIZE, classes=("car",), test=None)

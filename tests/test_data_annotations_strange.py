@@ -63,6 +63,8 @@ def edit(path: Path, steps: tuple[str | int, ...], value: Any) -> None:
         ("coco", ("images", 0, "height"), INF, r"width, height: whole numbers of pixels are needed, got \[80, inf\]"),
         ("coco", ("images", 0, "height"), 40.5, r"width, height: whole numbers of pixels are needed, got \[80, 40.5\]"),
         ("coco", ("images", 0, "file_name"), "x" * 300, r"1 of 3 pictures are not in .*images\[0\]: 'images/xx"),
+        ("coco", ("annotations", 1, "iscrowd"), "0", r"s\[1\]: iscrowd must be 0, 1, true or false, got '0'"),
+        ("coco", ("annotations", 1, "iscrowd"), [], r"annotations\[1\]: iscrowd must be 0, 1, true or false, got \[\]"),
         ("cityscapes", ("imgWidth",), NAN, r"imgWidth, imgHeight: whole numbers of pixels are needed, got \[nan, 40\]"),
         ("cityscapes", ("objects", 1, "label"), "caar", r"objects\[1\] has the unknown label 'caar'; known are person"),
         ("cityscapes", ("objects", 1, "label"), None, r"objects\[1\]: label must be a number or a text, got None"),
