@@ -50,6 +50,7 @@ class Picture:
 
     path: below the root. size: (width, height) as the annotations claim, None where they do not.
     shares: the corners of its marks are shares of its sides. where: the record that speaks of it.
+    annotated: whether annotations speak of it, though they may mark nothing.
     """
 
     path: str
@@ -58,6 +59,17 @@ class Picture:
     attributes: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     shares: bool = False
+    annotated: bool = True
+
+    def turns(self, stored: tuple[int, int], upright: tuple[int, int]) -> bool:
+        """Say whether to turn it as its EXIF data say, by its (width, height) as stored and upright.
+
+        Annotation tools and other loaders pass over these data, so that marks belong to the pixels as stored,
+        unless only the upright picture has the size that the annotations claim.
+        """
+        if self.size is None:
+            return not self.annotated
+        return stored != self.size == upright
 
 
 def inside(path: str, where: str) -> str:

@@ -122,7 +122,8 @@ def read_soda10m(
             bare = tree.below(unlabelled)
             if not bare:
                 raise DataError(f"{tree.full(unlabelled)} holds no pictures")
-            train += [Picture(path, tree.full(unlabelled), attributes={"labels": "no"}) for path in bare]
+            where, attributes = tree.full(unlabelled), {"labels": "no"}
+            train += [Picture(path, where, attributes=attributes, annotated=False) for path in bare]
         data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
         return BoxSet("soda10m", *data, names, MEAN, STD)
 

@@ -145,8 +145,9 @@ def _found(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
 
 def _picture(tree: Tree, path: str, where: str, labels: _Labels, attributes: dict[str, str]) -> Picture:
     label = _label_file(path)
-    marks = _marks(tree, label, labels) if tree.has(label) else []
-    return Picture(path, where, marks, attributes, shares=True)
+    annotated = tree.has(label)
+    marks = _marks(tree, label, labels) if annotated else []
+    return Picture(path, where, marks, attributes, shares=True, annotated=annotated)
 
 
 def _label_file(picture: str) -> str:

@@ -125,7 +125,7 @@ class Framing:
         return stack, sizes
 
     def _framed(self, tree: Tree, picture: Picture) -> tuple[UInt8Array, Extent]:
-        decoded = opened(tree.read(picture.path), tree.full(picture.path), 3)
+        decoded = opened(tree.read(picture.path), tree.full(picture.path), 3, picture.turns)
         _check_size(picture, decoded.size)
         return letterbox(decoded, self.frame), decoded.size
 
@@ -135,7 +135,9 @@ class Framing:
 
         digest = sha256(repr((FORMAT, pillow, self.frame, tree.origin)).encode())
         for picture in pictures:
-            digest.update(repr((picture.path, tree.stamp(picture.path))).encode())
+            # The claimed size and whether there is one decide how the picture is turned.
+            told = picture.path, tree.stamp(picture.path), picture.size, picture.annotated
+            digest.update(repr(told).encode())
         return digest.hexdigest()[:24]
 
     def _boxes(
