@@ -4,7 +4,6 @@ VOC counts pixels from 1 and a box includes its last pixel, so x1 and y1 shrink 
 annotation beyond VOC's own (weather, town) are attributes.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,25 +108,14 @@ def _image_set(tree: Tree, part: str) -> list[str]:
 
 
 def _note(tree: Tree, stem: str) -> _Note:
-    from xml.etree import ElementTree
-
     path = inside(f"Annotations/{stem}.xml", tree.full("ImageSets"))
     where = tree.full(path)
     if not tree.has(path):
         raise DataError(f"{where} does not exist, although an image set names it")
-    text = tree.text(path)
-    try:
-        top = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{where}, line {error.position[0]}: no valid XML: {error}") from None
+    top, lines = _parsed(tree.text(path), where)
     if top.tag != "annotation":
         raise DataError(f"{where} must hold an <annotation> (Pascal VOC), got <{top.tag}>")
-    # The parser keeps no lines, so the text is searched for the opening of each object.
-    lines = [text.count("\n", 0, match.start()) + 1 for match in re.finditer(r"<object\b", text)]
-    objects = top.findall("object")
-    if len(lines) != len(objects):
-        lines = [0] * len(objects)
-    things = [_thing(element, f"{where}, line {line}") for element, line in zip(objects, lines, strict=True)]
+    things = [_thing(element, f"{where}, line {lines[element]}") for element in top.findall("object")]
     sides = top.find("size")
     size = None
     if sides is not None:
@@ -141,6 +129,29 @@ def _note(tree: Tree, stem: str) -> _Note:
     }
     file = (top.findtext("filename") or "").strip()
     return _Note(where, stem, file, claimed, things, attributes)
+
+
+def _parsed(text: str, where: str) -> tuple["Element", dict["Element", int]]:
+    """Parse XML to its outermost element and the line of each element, which ElementTree's own parser forgets.
+
+    Raises DataError naming the line where it is no XML.
+    """
+    from xml.etree.ElementTree import TreeBuilder
+    from xml.parsers import expat
+
+    lines: dict[Element, int] = {}
+    builder, parser = TreeBuilder(), expat.ParserCreate(namespace_separator="}")
+
+    def begin(tag: str, attributes: dict[str, str]) -> None:
+        lines[builder.start(tag, attributes)] = parser.CurrentLineNumber
+
+    parser.StartElementHandler, parser.EndElementHandler = begin, builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(text, True)
+    except expat.ExpatError as error:
+        raise DataError(f"{where}, line {error.lineno}: no valid XML: {error}") from None
+    return builder.close(), lines
 
 
 def _thing(element: "Element", where: str) -> _Thing:
@@ -161,7 +172,8 @@ def _picture(tree: Tree, note: _Note, names: Sequence[str], known: Sequence[str]
     marks = []
     for thing in note.things:
         if thing.name not in known:
-            raise DataError(f"{thing.where}: unknown class {thing.name!r}; the train set has {', '.join(known)}")
+            told = ", ".join(known) or "no object at all"
+            raise DataError(f"{thing.where}: unknown class {thing.name!r}; the train set has {told}")
         if thing.name in names and (difficult or not thing.difficult):
             marks.append(Mark(thing.corners, names.index(thing.name), thing.where))
     candidates = [f"JPEGImages/{note.stem}{suffix}" for suffix in SUFFIXES]

@@ -156,16 +156,21 @@ class Framing:
         scales = np.array([new for new, _ in fits], np.float64).reshape(-1, 1, 2)[owners] / extents
         shifts = np.array([shift for _, shift in fits], np.float64).reshape(-1, 1, 2)[owners]
         shares = np.array([picture.shares for picture in pictures], bool)[owners]
-        corners = np.where(shares[:, None, None], corners * extents, corners)
+        corners = corners * np.where(shares[:, None, None], extents, 1)
         empty = np.asarray((~np.isfinite(corners) | (corners[:, 1:] <= corners[:, :1])).any((1, 2)))
-        moved = (np.clip(corners, 0, extents) * scales + shifts).astype(np.float32)
+        clipped = np.clip(corners, 0, extents)
+        outside = np.asarray((clipped[:, 1] <= clipped[:, 0]).any(1))
+        moved = (clipped * scales + shifts).astype(np.float32)
         bad = empty | (moved[:, 1] <= moved[:, 0]).any(1)
         faults = []
         for row in np.flatnonzero(bad):
-            told = f"{marks[row].where}: box {[round(float(value), 2) for value in corners[row].ravel()]}"
-            width, height = sizes[owners[row]]
-            outside = f"lies outside its picture of {width} x {height} pixels"
-            faults.append(f"{told} {'has no area (x1 < x2 and y1 < y2 are needed)' if empty[row] else outside}")
+            fault = f"is too thin to have an area in images of {self.frame[1]} x {self.frame[0]} pixels"
+            if empty[row]:
+                fault = "has no area (x1 < x2 and y1 < y2 are needed)"
+            elif outside[row]:
+                fault = "lies outside its picture of {} x {} pixels".format(*sizes[owners[row]])
+            told = [round(float(value), 2) for value in corners[row].ravel()]
+            faults.append(f"{marks[row].where}: box {told} {fault}")
         self._tell(faults)
         sides = np.diff(moved.astype(np.float64), axis=1).min((1, 2))
         kept = np.flatnonzero(~bad & (sides >= self.min_side))

@@ -105,6 +105,7 @@ def test_a_limit_is_a_fixed_choice(coco):
     [
         ([20, 10, 0, 5], r"train.json: annotations\[0\] \(id 1\): box \[20.0, 10.0, 20.0, 15.0\] has no area"),
         ([20, 10, -4, 5], "has no area"),
+        ([40, 20, 1e-7, 5], r"box \[40.0, 20.0, 40.0, 25.0\] is too thin to have an area in images of 64 x 32"),
         ([90, 10, 5, 5], r"\(id 1\): box .* lies outside its picture of 80 x 40"),
         ([float("nan"), 10, 5, 5], "has no area"),
     ],
@@ -331,6 +332,10 @@ def test_voc_keeps_difficult_objects_on_demand(tmp_path):
         ),
         (voc_xml("000007").replace("<xmin>21</xmin>", ""), r"line 7: bndbox/xmin: 1 numbers are needed"),
         (voc_xml("000007").replace(">50<", ">10<"), r"line 7: box \[20.0, 10.0, 10.0, 30.0\] has no area"),
+        (
+            voc_xml("000007", "\n<!-- <object>\n -->\n<part><object/></part>\n<object/>"),
+            r"000007.xml, line 18: .* needs a name and a bndbox",
+        ),
         (voc_xml("000007").replace("</object>", "", 1), r"000007.xml, line 15: no valid XML"),
         (voc_xml("000007").replace(f"<width>{WIDTH}", "<width>500"), r"say 500 x 40; are they those of other pictures"),
     ],
@@ -339,6 +344,13 @@ def test_voc_faults_name_file_and_line(tmp_path, text, message):
     make_voc(tmp_path)
     write(tmp_path / "Annotations" / "000007.xml", text)
     with pytest.raises(DataError, match=message):
+        read_voc(tmp_path)
+
+
+def test_a_voc_set_without_objects_is_told(tmp_path):
+    make_voc(tmp_path)
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "")
+    with pytest.raises(DataError, match=r"line 7: unknown class 'car'; the train set has no object at all"):
         read_voc(tmp_path)
 
 
