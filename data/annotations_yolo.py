@@ -169,9 +169,12 @@ def _folders(pictures: Sequence[Picture]) -> list[str]:
 
 
 def _check_labels(tree: Tree, part: str, pictures: Sequence[Picture]) -> None:
-    """Raise DataError if no picture has a label file: they lie elsewhere, or are missing."""
-    expected = [_label_file(picture.path) for picture in pictures]
-    if not any(tree.has(label) for label in expected):
+    """Raise DataError if no picture has a label file: they lie elsewhere, or are missing.
+
+    That the pictures themselves are missing says more, and is told later.
+    """
+    if not any(picture.annotated for picture in pictures) and any(tree.has(picture.path) for picture in pictures):
+        expected = [_label_file(picture.path) for picture in pictures]
         told = f"{', '.join(expected[:3])}{', ...' if len(expected) > 3 else ''}"
         raise DataError(f"{tree.place}: no picture of part {part!r} has a label file; looked for {told}")
 
