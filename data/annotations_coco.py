@@ -141,7 +141,7 @@ def _names(parts: Sequence[_Part], classes: Sequence[str] | None) -> tuple[str, 
         for place, record in chain.from_iterable(part.annotations.values()):
             if record["category_id"] in strange:
                 name = strange[record["category_id"]]
-                raise DataError(f"{place}: unknown class {name!r}; {first.where} has {', '.join(known) or 'none'}")
+                raise DataError(f"{place}: unknown class {shown(name)}; {first.where} has {', '.join(known) or 'none'}")
     return chosen_classes(known, classes, first.where)
 
 
@@ -168,10 +168,10 @@ def _read(tree: Tree, path: str) -> _Part:
     for place, record in records(needed(content, "annotations", where), "annotations", where):
         image, category = _id(record, "image_id", place), _id(record, "category_id", place)
         if image not in annotations:
-            raise DataError(f"{place} belongs to image_id {image}, which no image record has")
+            raise DataError(f"{place} belongs to image_id {shown(image)}, which no image record has")
         if category not in categories:
             known = shown(_in_order(categories))
-            raise DataError(f"{place} has the unknown category_id {category}; known are {known}")
+            raise DataError(f"{place} has the unknown category_id {shown(category)}; known are {known}")
         if "id" in record:
             other = ids.setdefault(_id(record, "id", place), place)
             if other != place:

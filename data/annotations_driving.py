@@ -130,7 +130,7 @@ def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> li
         given = word(needed(label, "category", place), f"{place}: category")
         category = _BDD_SYNONYMS.get(given, given)
         if category not in _BDD_CLASSES:
-            raise DataError(f"{place} has the unknown category {given!r}; known are {', '.join(_BDD_CLASSES)}")
+            raise DataError(f"{place} has the unknown category {shown(given)}; known are {', '.join(_BDD_CLASSES)}")
         if category in number:
             box = mapping(label["box2d"], f"{place}: box2d")
             values = [needed(box, key, f"{place}: box2d") for key in ("x1", "y1", "x2", "y2")]
@@ -203,7 +203,7 @@ def _city_marks(objects: object, names: Sequence[str], where: str) -> list[Mark]
 def _span(record: dict[str, Any], where: str) -> tuple[float, float, float, float]:
     polygon = needed(record, "polygon", where)
     if not isinstance(polygon, list) or not polygon:
-        raise DataError(f"{where}: polygon must be a list of points, got {polygon!r}")
+        raise DataError(f"{where}: polygon must be a list of points, got {shown(polygon)}")
     points = [numbers(point, 2, f"{where}: polygon") for point in polygon]
     # NumPy's minimum is NaN where a point is, so that the box is told as bad; Python's would pass over it.
     low, high = np.min(points, axis=0), np.max(points, axis=0)

@@ -173,7 +173,7 @@ def _picture(tree: Tree, note: _Note, names: Sequence[str], known: Sequence[str]
     for thing in note.things:
         if thing.name not in known:
             told = ", ".join(known) or "no object at all"
-            raise DataError(f"{thing.where}: unknown class {thing.name!r}; the train set has {told}")
+            raise DataError(f"{thing.where}: unknown class {shown(thing.name)}; the train set has {told}")
         if thing.name in names and (difficult or not thing.difficult):
             marks.append(Mark(thing.corners, names.index(thing.name), thing.where))
     candidates = [f"JPEGImages/{note.stem}{suffix}" for suffix in SUFFIXES]
