@@ -151,8 +151,8 @@ def _picture(tree: Tree, path: str, where: str, labels: _Labels, attributes: dic
 
 
 def _label_file(picture: str) -> str:
-    path = PurePosixPath(picture).with_suffix(".txt")
-    parts = list(path.parts)
+    path = PurePosixPath(picture)
+    parts = [*path.parent.parts, f"{path.stem}.txt"]
     at = next((row for row in range(len(parts) - 1, -1, -1) if parts[row] == "images"), None)
     if at is not None:
         parts[at] = "labels"

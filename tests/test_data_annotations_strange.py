@@ -132,6 +132,14 @@ def test_a_strange_data_yaml_is_told(tmp_path: Path, text: str, message: str) ->
         read_yolo(tmp_path)
 
 
+def test_a_list_that_names_a_folder_is_told(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    write(tmp_path / "train.txt", "images/train/rainy/a.png\n../\n")
+    write(tmp_path / "data.yaml", "train: train.txt\nval: images/val\nnames: [person, car]\n")
+    with pytest.raises(DataError, match=r"1 of 3 pictures are not in .*train.txt, line 2: '.'"):
+        read_yolo(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
