@@ -2,7 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isnan
+from os.path import abspath, join
 from pathlib import Path, PurePosixPath
+from reprlib import Repr
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -25,6 +28,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNKNOWN = "unknown"
 SHOWN = 5  # faults told in full
 
+Key = int | float | str
+
+# A list of lists of lists, which aliases of YAML make of a few lines, would not fit into memory as text.
+_SHORT = Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxother = 3, 20, 10, 90, 90
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -41,6 +50,7 @@ class Picture:
 
     path: below the root. size: (width, height) as the annotations claim, None where they do not.
     shares: the corners of its marks are shares of its sides. where: the record that speaks of it.
+    annotated: whether annotations speak of it, though they may mark nothing.
     """
 
     path: str
@@ -49,13 +59,24 @@ class Picture:
     attributes: Mapping[str, str] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     shares: bool = False
+    annotated: bool = True
+
+    def turns(self, stored: tuple[int, int], upright: tuple[int, int]) -> bool:
+        """Say whether to turn it as its EXIF data say, by its (width, height) as stored and upright.
+
+        Annotation tools and other loaders pass over these data, so that marks belong to the pixels as stored,
+        unless only the upright picture has the size that the annotations claim.
+        """
+        if self.size is None:
+            return not self.annotated
+        return stored != self.size == upright
 
 
 def inside(path: str, where: str) -> str:
     """Return a path below the root in plain form; raise DataError if it leads out of it."""
     plain = PurePosixPath(path.replace("\\", "/"))
     if plain.is_absolute() or ".." in plain.parts or not plain.parts:
-        raise DataError(f"{where}: picture {path!r} must be a path below the root")
+        raise DataError(f"{where}: picture {shown(path)} must be a path below the root")
     return plain.as_posix()
 
 
@@ -63,9 +84,29 @@ def check_present(tree: Tree, pictures: Sequence[Picture]) -> None:
     """Raise DataError that names the pictures which the annotations speak of and which are not there."""
     lost = [picture for picture in pictures if not tree.has(picture.path)]
     if lost:
-        told = "; ".join(f"{picture.where}: {picture.path!r}" for picture in lost[:SHOWN])
+        told = "; ".join(f"{picture.where}: {shown(picture.path)}" for picture in lost[:SHOWN])
         hint = "; are these the annotations of other pictures?" if len(lost) == len(pictures) else ""
         raise DataError(f"{len(lost)} of {len(pictures)} pictures are not in {tree.place}{hint} ({told})")
+
+
+def check_distinct(tree: Tree, parts: Mapping[str, Sequence[Picture]]) -> None:
+    """Raise DataError that names the pictures which are given twice, in one part or in two."""
+    first: dict[str, str] = {}
+    twice = []
+    for part, pictures in parts.items():
+        for picture in pictures:
+            # The folders of the options may hold steps up, or begin at the root of the file system.
+            path = abspath(join(tree.place, picture.path))
+            where = f"{part}: {picture.where}"
+            if path in first:
+                twice.append(f"{shown(picture.path)} ({first[path]}; {where})")
+            first.setdefault(path, where)
+    if twice:
+        more = f"; and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
+        raise DataError(
+            f"{len(twice)} picture(s) of {tree.place} are given twice; each may be in one part, once: "
+            f"{'; '.join(twice[:SHOWN])}{more}"
+        )
 
 
 def limited(pictures: Sequence[Picture], limit: int | None, part: str) -> list[Picture]:
@@ -86,32 +127,68 @@ def chosen_classes(known: Sequence[str], wanted: Sequence[str] | None, where: st
     return tuple(wanted)
 
 
+def shown(value: object) -> str:
+    """Return how messages tell a value, the middle of a long one left out."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}"
+
+
 def numbers(values: object, count: int, where: str) -> tuple[float, ...]:
     """Return `count` numbers, or raise DataError naming the record."""
     if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != count:
-        raise DataError(f"{where}: {count} numbers are needed, got {values!r}")
+        raise DataError(f"{where}: {count} numbers are needed, got {shown(values)}")
     try:
         return tuple(float(value) for value in values)
-    except (TypeError, ValueError):
-        raise DataError(f"{where}: {count} numbers are needed, got {values!r}") from None
+    except (TypeError, ValueError, OverflowError):  # OverflowError: a whole number of hundreds of digits
+        raise DataError(f"{where}: {count} numbers are needed, got {shown(values)}") from None
 
 
-def records(content: object, key: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def extent(values: object, where: str) -> tuple[int, int]:
+    """Return the (width, height) that annotations claim, each 0 or more, or raise DataError naming the record."""
+    sides = numbers(values, 2, where)
+    if not all(side >= 0 and side.is_integer() for side in sides):
+        raise DataError(f"{where}: whole numbers of pixels are needed, got {shown(values)}")
+    return int(sides[0]), int(sides[1])
+
+
+def key(value: object, where: str) -> Key:
+    """Return an id, a number or a text; raise DataError naming the record for anything else."""
+    # A NaN would be an id that equals nothing, and true would equal 1.
+    odd = isinstance(value, bool) or (isinstance(value, float) and isnan(value))
+    if isinstance(value, str | int | float) and not odd:
+        return value
+    raise DataError(f"{where} must be a number or a text, got {shown(value)}")
+
+
+def word(value: object, where: str) -> str:
+    """Return the name of a class or a file, a text or a number; raise DataError for anything else or an empty one."""
+    name = str(key(value, where))
+    if not name.strip():
+        raise DataError(f"{where} must not be empty")
+    return name
+
+
+def mapping(value: object, where: str) -> dict[str, Any]:
+    """Return a JSON object; raise DataError for anything else."""
+    if not isinstance(value, dict):
+        raise DataError(f"{where} must be an object, got {shown(value)}")
+    return value
+
+
+def records(content: object, name: str, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where, record) of a list of JSON objects; raise DataError for anything else."""
     if not isinstance(content, list):
-        raise DataError(f"{where}: {key} must be a list, got {type(content).__name__}")
+        raise DataError(f"{where}: {name} must be a list, got {type(content).__name__}")
     for row, record in enumerate(content):
-        place = f"{where}: {key}[{row}]"
-        if not isinstance(record, dict):
-            raise DataError(f"{place} must be an object, got {record!r}")
-        yield place, record
+        place = f"{where}: {name}[{row}]"
+        yield place, mapping(record, place)
 
 
-def needed(record: Mapping[str, Any], key: str, where: str) -> Any:
-    """Return record[key], or raise DataError that names what is missing where."""
-    if key not in record:
-        raise DataError(f"{where} lacks {key!r}; it has {', '.join(map(str, record)) or 'nothing'}")
-    return record[key]
+def needed(record: Mapping[str, Any], name: str, where: str) -> Any:
+    """Return record[name], or raise DataError that names what is missing where."""
+    if name not in record:
+        raise DataError(f"{where} lacks {name!r}; it has {', '.join(map(str, record)) or 'nothing'}")
+    return record[name]
 
 
 def plain(values: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, str]:

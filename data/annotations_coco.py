@@ -1,10 +1,12 @@
 """COCO json: lists of images, annotations and categories; and SODA10M, which comes in that form.
 
-A category may have any id; classes are numbered in the order of the train file's ids. Boxes of crowds
-(iscrowd: 1) are left out. Single values of an image record beyond COCO's own (town, weather) are attributes.
+A category may have any id; classes are numbered in the order of the train file's ids, and known by their names in
+the test file. Boxes of crowds (iscrowd: 1) are left out. Single values of an image record beyond COCO's own (town,
+weather) are attributes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,17 +16,22 @@ from .annotations import (
     BadBoxes,
     BoxSize,
     CacheFolder,
+    Key,
     Limit,
     Mark,
     MinSide,
     Picture,
     TestLimit,
     chosen_classes,
+    extent,
     inside,
+    key,
     needed,
     numbers,
     plain,
     records,
+    shown,
+    word,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -39,9 +46,9 @@ class _Part(NamedTuple):
     """A COCO file: where its records are, its categories by id, its images, their annotations by image id."""
 
     where: str
-    categories: dict[int, str]
+    categories: dict[Key, str]
     images: list[tuple[str, dict[str, Any]]]
-    annotations: dict[int, list[tuple[str, dict[str, Any]]]]
+    annotations: dict[Key, list[tuple[str, dict[str, Any]]]]
 
 
 def read_coco(
@@ -73,7 +80,7 @@ def read_coco(
     tree = Tree("coco", root, "annotations/*.json and images/ (COCO), or a zip archive of them", (train, images))
     with tree.lines():
         parts = [_read(tree, path) for path in (train, test) if path is not None]
-        names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+        names = _names(parts, classes)
         folders = (images, images if test_images is None else test_images)
         pictures = [_pictures(tree, part, place, names) for part, place in zip(parts, folders, strict=False)]
         framing = Framing(size, min_side, bad_boxes, cache)
@@ -106,7 +113,7 @@ def read_soda10m(
         found = tree.first(paths, "the annotations of SODA10M")
         base = found.removesuffix("annotations/instance_train.json")
         parts = [_read(tree, f"{base}annotations/instance_{part}.json") for part in ("train", "val")]
-        names = chosen_classes(_class_names(parts[0]), classes, parts[0].where)
+        names = _names(parts, classes)
         train, test = (
             _pictures(tree, part, f"{base}{place}", names, {"labels": "yes"})
             for part, place in zip(parts, ("train", "val"), strict=True)
@@ -115,13 +122,32 @@ def read_soda10m(
             bare = tree.below(unlabelled)
             if not bare:
                 raise DataError(f"{tree.full(unlabelled)} holds no pictures")
-            train += [Picture(path, tree.full(unlabelled), attributes={"labels": "no"}) for path in bare]
+            where, attributes = tree.full(unlabelled), {"labels": "no"}
+            train += [Picture(path, where, attributes=attributes, annotated=False) for path in bare]
         data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
         return BoxSet("soda10m", *data, names, MEAN, STD)
 
 
-def _class_names(part: _Part) -> list[str]:
-    return [name for _, name in sorted(part.categories.items())]
+def _names(parts: Sequence[_Part], classes: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the classes to keep, of those that the first part has.
+
+    Raises DataError for an annotation of a further part with a class that the first one lacks: left out, it would
+    go unmeasured. A category without annotations does not matter.
+    """
+    first = parts[0]
+    known = [first.categories[number] for number in _in_order(first.categories)]
+    for part in parts[1:]:
+        strange = {number: name for number, name in part.categories.items() if name not in known}
+        for place, record in chain.from_iterable(part.annotations.values()):
+            if record["category_id"] in strange:
+                name = strange[record["category_id"]]
+                raise DataError(f"{place}: unknown class {shown(name)}; {first.where} has {', '.join(known) or 'none'}")
+    return chosen_classes(known, classes, first.where)
+
+
+def _in_order(ids: Iterable[Key]) -> list[Key]:
+    """Sort ids, numbers before texts: a file that mixes them has an order, too."""
+    return sorted(ids, key=lambda given: (isinstance(given, str), given))
 
 
 def _read(tree: Tree, path: str) -> _Part:
@@ -130,26 +156,42 @@ def _read(tree: Tree, path: str) -> _Part:
     where, content = tree.full(path), tree.json(path)
     if not isinstance(content, dict):
         raise DataError(f"{where} must hold an object with images, annotations and categories (COCO)")
-    categories: dict[int, str] = {}
-    for place, record in records(needed(content, "categories", where), "categories", where):
-        name = str(needed(record, "name", place))
-        if name in categories.values() or needed(record, "id", place) in categories:
-            raise DataError(f"{place}: category {name!r} (id {record['id']}) is there twice")
-        categories[record["id"]] = name
+    categories = _categories(content, where)
     images = list(records(needed(content, "images", where), "images", where))
-    annotations: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    annotations: dict[Key, list[tuple[str, dict[str, Any]]]] = {}
     for place, record in images:
-        if needed(record, "id", place) in annotations:
-            raise DataError(f"{place}: image id {record['id']} is there twice")
-        annotations[record["id"]] = []
+        number = _id(record, "id", place)
+        if number in annotations:
+            raise DataError(f"{place}: image id {number} is there twice")
+        annotations[number] = []
+    ids: dict[Key, str] = {}
     for place, record in records(needed(content, "annotations", where), "annotations", where):
-        image, category = needed(record, "image_id", place), needed(record, "category_id", place)
+        image, category = _id(record, "image_id", place), _id(record, "category_id", place)
         if image not in annotations:
-            raise DataError(f"{place} belongs to image_id {image}, which no image record has")
+            raise DataError(f"{place} belongs to image_id {shown(image)}, which no image record has")
         if category not in categories:
-            raise DataError(f"{place} has the unknown category_id {category}; known are {sorted(categories)}")
+            known = shown(_in_order(categories))
+            raise DataError(f"{place} has the unknown category_id {shown(category)}; known are {known}")
+        if "id" in record:
+            other = ids.setdefault(_id(record, "id", place), place)
+            if other != place:
+                raise DataError(f"{place}: annotation id {record['id']} is there twice, first in {other}")
         annotations[image].append((place, record))
     return _Part(where, categories, images, annotations)
+
+
+def _categories(content: dict[str, Any], where: str) -> dict[Key, str]:
+    categories: dict[Key, str] = {}
+    for place, record in records(needed(content, "categories", where), "categories", where):
+        name, number = word(needed(record, "name", place), f"{place}: name"), _id(record, "id", place)
+        if name in categories.values() or number in categories:
+            raise DataError(f"{place}: category {name!r} (id {number}) is there twice")
+        categories[number] = name
+    return categories
+
+
+def _id(record: dict[str, Any], name: str, where: str) -> Key:
+    return key(needed(record, name, where), f"{where}: {name}")
 
 
 def _known(tree: Tree) -> list[str]:
@@ -163,20 +205,26 @@ def _pictures(
     kept = {key: number[name] for key, name in part.categories.items() if name in number}
     pictures = []
     for where, record in part.images:
-        file = inside(str(needed(record, "file_name", where)), where)
+        file = inside(word(needed(record, "file_name", where), f"{where}: file_name"), where)
         path = f"{folder}/{file}" if folder not in ("", ".") else file
         marks = [
             _mark(place, annotation, kept[annotation["category_id"]])
             for place, annotation in part.annotations[record["id"]]
-            if annotation["category_id"] in kept and not annotation.get("iscrowd")
+            if annotation["category_id"] in kept and not _crowd(annotation, place)
         ]
         attributes = {**plain(record, _OWN_KEYS), **(more or {})}
         size = None
         if {"width", "height"} <= record.keys():
-            width, height = numbers([record["width"], record["height"]], 2, f"{where}: width, height")
-            size = int(width), int(height)
+            size = extent([record["width"], record["height"]], f"{where}: width, height")
         pictures.append(Picture(path if tree.has(path) or not tree.has(file) else file, where, marks, attributes, size))
     return pictures
+
+
+def _crowd(annotation: dict[str, Any], where: str) -> bool:
+    value = annotation.get("iscrowd", 0)
+    if value not in (0, 1):
+        raise DataError(f"{where}: iscrowd must be 0, 1, true or false, got {shown(value)}")
+    return bool(value)
 
 
 def _mark(where: str, annotation: dict[str, Any], label: int) -> Mark:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .annotations import (
     MEAN,
     STD,
@@ -16,11 +18,15 @@ from .annotations import (
     Picture,
     TestLimit,
     chosen_classes,
+    extent,
     inside,
+    mapping,
     needed,
     numbers,
     plain,
     records,
+    shown,
+    word,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -50,6 +56,13 @@ _BDD_PLACES = ("", "bdd100k/")
 _BDD_FILES = ("labels/det_20/det_{}.json", "labels/bdd100k_labels_images_{}.json")
 
 CITYSCAPES_CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+# What else Cityscapes labels. Things in a group, hard to tell apart, have the label of one and "group" behind it.
+_CITY_REST = (
+    "unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, road, sidewalk, parking, "
+    "rail track, building, wall, fence, guard rail, bridge, tunnel, pole, traffic light, traffic sign, vegetation, "
+    "terrain, sky, caravan, trailer, license plate"
+)
+_CITY_LABELS = (*CITYSCAPES_CLASSES, *_CITY_REST.split(", "))
 
 
 def read_bdd100k(
@@ -92,13 +105,14 @@ def _bdd_pictures(
     number = {name: index for index, name in enumerate(names)}
     pictures, seen = [], set()
     for where, record in records(tree.json(path), "frames", tree.full(path)):
-        attributes = plain(record.get("attributes") or {})
+        given = record.get("attributes")
+        attributes = {} if given is None else plain(mapping(given, f"{where}: attributes"))
         if "weather" in attributes:
             attributes["weather"] = _BDD_WEATHERS.get(attributes["weather"], attributes["weather"])
         seen.add(attributes.get("weather", ""))
         if weathers is not None and attributes.get("weather") not in weathers:
             continue
-        file = inside(str(needed(record, "name", where)), where)
+        file = inside(word(needed(record, "name", where), f"{where}: name"), where)
         marks = _bdd_marks(record, number, where)
         pictures.append(Picture(f"{images}/{file}", where, marks, attributes))
     unknown = sorted(set(weathers or ()) - seen)
@@ -109,15 +123,16 @@ def _bdd_pictures(
 
 def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> list[Mark]:
     marks = []
-    for place, label in records(record.get("labels") or [], "labels", where):
+    labels = record.get("labels")
+    for place, label in records([] if labels is None else labels, "labels", where):
         if label.get("box2d") is None:
             continue
-        given = str(needed(label, "category", place))
+        given = word(needed(label, "category", place), f"{place}: category")
         category = _BDD_SYNONYMS.get(given, given)
         if category not in _BDD_CLASSES:
-            raise DataError(f"{place} has the unknown category {given!r}; known are {', '.join(_BDD_CLASSES)}")
+            raise DataError(f"{place} has the unknown category {shown(given)}; known are {', '.join(_BDD_CLASSES)}")
         if category in number:
-            box = label["box2d"]
+            box = mapping(label["box2d"], f"{place}: box2d")
             values = [needed(box, key, f"{place}: box2d") for key in ("x1", "y1", "x2", "y2")]
             x1, y1, x2, y2 = numbers(values, 4, f"{place}: box2d")
             marks.append(Mark((x1, y1, x2, y2), number[category], f"{place} of {record['name']}"))
@@ -164,20 +179,32 @@ def _city_pictures(tree: Tree, annotations: str, part: str, names: Sequence[str]
         where, content = tree.full(file), tree.json(file)
         if not isinstance(content, dict):
             raise DataError(f"{where} must hold an object with imgWidth, imgHeight and objects (Cityscapes)")
-        width, height = numbers([needed(content, key, where) for key in ("imgWidth", "imgHeight")], 2, where)
-        marks = []
-        for place, record in records(needed(content, "objects", where), "objects", where):
-            label = str(needed(record, "label", place))
-            if label in names and not record.get("deleted"):
-                marks.append(Mark(_span(record, place), names.index(label), place))
-        pictures.append(Picture(path, where, marks, {"city": file.split("/")[-2]}, (int(width), int(height))))
+        claim = [needed(content, side, where) for side in ("imgWidth", "imgHeight")]
+        size = extent(claim, f"{where}: imgWidth, imgHeight")
+        marks = _city_marks(needed(content, "objects", where), names, where)
+        pictures.append(Picture(path, where, marks, {"city": file.split("/")[-2]}, size))
     return pictures
+
+
+def _city_marks(objects: object, names: Sequence[str], where: str) -> list[Mark]:
+    marks = []
+    for place, record in records(objects, "objects", where):
+        label = word(needed(record, "label", place), f"{place}: label")
+        if record.get("deleted"):
+            continue
+        if label.removesuffix("group") not in _CITY_LABELS:
+            known = ", ".join(_CITY_LABELS)
+            raise DataError(f"{place} has the unknown label {shown(label)}; known are {known}, and each with 'group'")
+        if label in names:
+            marks.append(Mark(_span(record, place), names.index(label), place))
+    return marks
 
 
 def _span(record: dict[str, Any], where: str) -> tuple[float, float, float, float]:
     polygon = needed(record, "polygon", where)
     if not isinstance(polygon, list) or not polygon:
-        raise DataError(f"{where}: polygon must be a list of points, got {polygon!r}")
+        raise DataError(f"{where}: polygon must be a list of points, got {shown(polygon)}")
     points = [numbers(point, 2, f"{where}: polygon") for point in polygon]
-    xs, ys = zip(*points, strict=True)
-    return min(xs), min(ys), max(xs), max(ys)
+    # NumPy's minimum is NaN where a point is, so that the box is told as bad; Python's would pass over it.
+    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    return float(low[0]), float(low[1]), float(high[0]), float(high[1])

@@ -4,7 +4,6 @@ VOC counts pixels from 1 and a box includes its last pixel, so x1 and y1 shrink 
 annotation beyond VOC's own (weather, town) are attributes.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,8 +20,10 @@ from .annotations import (
     Picture,
     TestLimit,
     chosen_classes,
+    extent,
     inside,
     numbers,
+    shown,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -96,32 +97,29 @@ def _image_set(tree: Tree, part: str) -> list[str]:
     if not tree.has(path):
         sets = [Path(file).stem for file in tree.below("ImageSets/Main", (".txt",))]
         raise DataError(f"{tree.full(path)} does not exist; image sets are {', '.join(sets) or 'none'}")
-    # A set for one class has a second column, 1 or -1; the first one is the name of the file.
-    return [line.split()[0] for line in tree.text(path).splitlines() if line.strip()]
+    rows: dict[str, int] = {}
+    for row, line in enumerate(tree.text(path).splitlines(), 1):
+        # A set for one class has a second column, 1 or -1; the first one is the name of the file.
+        for name in line.split()[:1]:
+            if name in rows:
+                raise DataError(f"{tree.full(path)}, line {row}: {shown(name)} is in line {rows[name]} already")
+            rows[name] = row
+    return list(rows)
 
 
 def _note(tree: Tree, stem: str) -> _Note:
-    from xml.etree import ElementTree
-
     path = inside(f"Annotations/{stem}.xml", tree.full("ImageSets"))
     where = tree.full(path)
     if not tree.has(path):
         raise DataError(f"{where} does not exist, although an image set names it")
-    text = tree.text(path)
-    try:
-        top = ElementTree.fromstring(text)
-    except ElementTree.ParseError as error:
-        raise DataError(f"{where}, line {error.position[0]}: no valid XML: {error}") from None
-    # The parser keeps no lines, so the text is searched for the opening of each object.
-    lines = [text.count("\n", 0, match.start()) + 1 for match in re.finditer(r"<object\b", text)]
-    objects = top.findall("object")
-    if len(lines) != len(objects):
-        lines = [0] * len(objects)
-    things = [_thing(element, f"{where}, line {line}") for element, line in zip(objects, lines, strict=True)]
-    extent = top.find("size")
+    top, lines = _parsed(tree.text(path), where)
+    if top.tag != "annotation":
+        raise DataError(f"{where} must hold an <annotation> (Pascal VOC), got <{top.tag}>")
+    things = [_thing(element, f"{where}, line {lines[element]}") for element in top.findall("object")]
+    sides = top.find("size")
     size = None
-    if extent is not None:
-        size = int(_number(extent, "width", where)), int(_number(extent, "height", where))
+    if sides is not None:
+        size = extent([sides.findtext("width"), sides.findtext("height")], f"{where}: size/width, size/height")
     # Some tools leave the size empty: 0 x 0 claims nothing.
     claimed = size if size and min(size) > 0 else None
     attributes = {
@@ -131,6 +129,29 @@ def _note(tree: Tree, stem: str) -> _Note:
     }
     file = (top.findtext("filename") or "").strip()
     return _Note(where, stem, file, claimed, things, attributes)
+
+
+def _parsed(text: str, where: str) -> tuple["Element", dict["Element", int]]:
+    """Parse XML to its outermost element and the line of each element, which ElementTree's own parser forgets.
+
+    Raises DataError naming the line where it is no XML.
+    """
+    from xml.etree.ElementTree import TreeBuilder
+    from xml.parsers import expat
+
+    lines: dict[Element, int] = {}
+    builder, parser = TreeBuilder(), expat.ParserCreate(namespace_separator="}")
+
+    def begin(tag: str, attributes: dict[str, str]) -> None:
+        lines[builder.start(tag, attributes)] = parser.CurrentLineNumber
+
+    parser.StartElementHandler, parser.EndElementHandler = begin, builder.end
+    parser.CharacterDataHandler = builder.data
+    try:
+        parser.Parse(text, True)
+    except expat.ExpatError as error:
+        raise DataError(f"{where}, line {error.lineno}: no valid XML: {error}") from None
+    return builder.close(), lines
 
 
 def _thing(element: "Element", where: str) -> _Thing:
@@ -151,7 +172,8 @@ def _picture(tree: Tree, note: _Note, names: Sequence[str], known: Sequence[str]
     marks = []
     for thing in note.things:
         if thing.name not in known:
-            raise DataError(f"{thing.where}: unknown class {thing.name!r}; the train set has {', '.join(known)}")
+            told = ", ".join(known) or "no object at all"
+            raise DataError(f"{thing.where}: unknown class {shown(thing.name)}; the train set has {told}")
         if thing.name in names and (difficult or not thing.difficult):
             marks.append(Mark(thing.corners, names.index(thing.name), thing.where))
     candidates = [f"JPEGImages/{note.stem}{suffix}" for suffix in SUFFIXES]

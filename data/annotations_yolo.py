@@ -22,6 +22,8 @@ from .annotations import (
     TestLimit,
     chosen_classes,
     numbers,
+    shown,
+    word,
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
@@ -30,6 +32,8 @@ from .trees import Tree
 
 # Where the pictures of a part may lie, if no data.yaml says so.
 _PLACES = ("images/{}", "{}/images")
+# The label of each class by its number as label files have it, None for one that is left out.
+_Labels = dict[str, int | None]
 _NO_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt")
 
 
@@ -61,123 +65,159 @@ def read_yolo(
     config = {} if names is not None else _config(tree, data)
     known = list(names) if names is not None else _names(config, tree.full(data))
     chosen = chosen_classes(known, classes, tree.full(data) if names is None else "names")
-    number = {known.index(name): index for index, name in enumerate(chosen)}
-    parts = [_pictures(tree, part, config, len(known), number) for part in (train, test) if part is not None]
+    labels = {str(row): chosen.index(name) if name in chosen else None for row, name in enumerate(known)}
+    parts = [_pictures(tree, part, config, labels) for part in (train, test) if part is not None]
     pictures = parts[0], parts[1] if test is not None else []
     framed = Framing(size, min_side, bad_boxes, cache).parts(tree, *pictures, (limit, test_limit))
     return BoxSet("yolo", *framed, chosen, MEAN, STD)
 
 
 def _config(tree: Tree, data: str) -> dict[str, Any]:
-    import yaml
-
     if not tree.has(data):
         raise DataError(f"{tree.full(data)} does not exist; name the file in data, or give the option names")
-    try:
-        content = yaml.safe_load(tree.text(data))
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise DataError(f"{tree.full(data)}{line}: no valid YAML: {error.problem}") from None
+    content = tree.yaml(data)
     if not isinstance(content, dict):
-        raise DataError(f"{tree.full(data)} must hold names, train and val, got {content!r}")
+        raise DataError(f"{tree.full(data)} must hold names, train and val, got {shown(content)}")
     return content
 
 
 def _names(config: dict[str, Any], where: str) -> list[str]:
     names = config.get("names")
-    if isinstance(names, dict) and sorted(names) == list(range(len(names))):
+    if isinstance(names, dict) and set(names) == set(range(len(names))):
         names = [names[index] for index in range(len(names))]
     if not isinstance(names, list) or not names:
-        raise DataError(f"{where}: names must be a list of classes, or number each from 0; got {names!r}")
-    return [str(name) for name in names]
+        raise DataError(f"{where}: names must be a list of classes, or number each from 0; got {shown(names)}")
+    return [word(name, f"{where}: names[{row}]") for row, name in enumerate(names)]
 
 
-def _pictures(tree: Tree, part: str, config: dict[str, Any], classes: int, number: dict[int, int]) -> list[Picture]:
+def _pictures(tree: Tree, part: str, config: dict[str, Any], labels: _Labels) -> list[Picture]:
     places = config.get(part)
     if config and places is None:
         raise DataError(f"{tree.place}: data.yaml has no part {part!r}; it has {', '.join(map(str, config))}")
     if places is None:
-        folders = [place.format(part) for place in _PLACES]
-        places = [folder for folder in folders if tree.has_folder(folder)]
+        usual = [place.format(part) for place in _PLACES]
+        places = [folder for folder in usual if tree.has_folder(folder)]
         if not places:
-            raise DataError(f"{tree.place} has neither of the folders {', '.join(folders)}")
+            raise DataError(f"{tree.place} has neither of the folders {', '.join(usual)}")
     pictures: list[Picture] = []
-    for place in places if isinstance(places, list) else [places]:
-        pictures += _place(tree, _below(tree, str(place)), classes, number)
+    folders: list[str] = []
+    for given in _each(places):
+        place = _below(tree, str(given))
+        listed = place.endswith(".txt") and tree.has(place)
+        found = _listed(tree, place, labels) if listed else _found(tree, place, labels)
+        if not found:
+            raise DataError(f"{tree.full(place)} holds no pictures")
+        pictures += found
+        folders += _folders(found) if listed else [place]
+    _check_labels(tree, part, pictures)
+    for folder in folders:
+        _check_owners(tree, folder, config)
     return pictures
+
+
+def _each(places: object) -> list[object]:
+    return places if isinstance(places, list) else [places]
 
 
 def _below(tree: Tree, place: str) -> str:
     """Return a place of data.yaml as a path below the root: exporters write ../train/images for train/images."""
-    path = PurePosixPath(place.replace("\\", "/"))
-    parts = [step for step in path.parts if step not in ("..", ".", "/")]
-    path = PurePosixPath(*parts) if parts else PurePosixPath(".")
+    steps = [step for step in PurePosixPath(place.replace("\\", "/")).parts if step not in ("..", ".", "/")]
     # An absolute path, or one that counts from a folder above, may repeat the way to the root.
-    while not (tree.has(str(path)) or tree.has_folder(str(path))) and len(path.parts) > 1:
-        path = PurePosixPath(*path.parts[1:])
-    return str(path)
+    paths = ["/".join(steps[start:]) or "." for start in range(max(len(steps), 1))]
+    return next((path for path in paths if tree.has(path) or tree.has_folder(path)), paths[0])
 
 
-def _place(tree: Tree, place: str, classes: int, number: dict[int, int]) -> list[Picture]:
-    if place.endswith(".txt") and tree.has(place):
-        lines = [line.strip() for line in tree.text(place).splitlines()]
-        files = [_below(tree, line) for line in lines if line]
-    else:
-        files = tree.below(place)
-    if not files:
-        raise DataError(f"{tree.full(place)} holds no pictures")
+def _listed(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
+    """Return the pictures that a text file lists."""
+    rows = [(row, line.strip()) for row, line in enumerate(tree.text(place).splitlines(), 1) if line.strip()]
+    return [_picture(tree, _below(tree, line), f"{tree.full(place)}, line {row}", labels, {}) for row, line in rows]
+
+
+def _found(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
+    """Return the pictures below a folder."""
     pictures = []
-    for file in files:
-        label = _label_file(file)
-        marks = _marks(tree, label, classes, number) if tree.has(label) else []
-        folder = PurePosixPath(file.removeprefix(place).lstrip("/")).parent.as_posix()
-        attributes = {"folder": folder} if folder != "." and not place.endswith(".txt") else {}
-        pictures.append(Picture(file, tree.full(place), marks, attributes, shares=True))
-    _check_owners(tree, place, {_label_file(file) for file in files})
+    for file in tree.below(place):
+        folder = PurePosixPath(file).relative_to(place).parent.as_posix()
+        attributes = {"folder": folder} if folder != "." else {}
+        pictures.append(_picture(tree, file, tree.full(place), labels, attributes))
     return pictures
 
 
+def _picture(tree: Tree, path: str, where: str, labels: _Labels, attributes: dict[str, str]) -> Picture:
+    label = _label_file(path)
+    annotated = tree.has(label)
+    marks = _marks(tree, label, labels) if annotated else []
+    return Picture(path, where, marks, attributes, shares=True, annotated=annotated)
+
+
 def _label_file(picture: str) -> str:
-    path = PurePosixPath(picture).with_suffix(".txt")
-    parts = list(path.parts)
+    path = PurePosixPath(picture)
+    parts = [*path.parent.parts, f"{path.stem}.txt"]
     at = next((row for row in range(len(parts) - 1, -1, -1) if parts[row] == "images"), None)
     if at is not None:
         parts[at] = "labels"
     return str(PurePosixPath(*parts))
 
 
-def _check_owners(tree: Tree, place: str, expected: set[str]) -> None:
+def _folders(pictures: Sequence[Picture]) -> list[str]:
+    """Return the folders in which pictures lie, those within another one left out."""
+    tops: list[PurePosixPath] = []
+    for folder in sorted({PurePosixPath(picture.path).parent for picture in pictures}):
+        if not (tops and folder.is_relative_to(tops[-1])):
+            tops.append(folder)
+    return [str(folder) for folder in tops]
+
+
+def _check_labels(tree: Tree, part: str, pictures: Sequence[Picture]) -> None:
+    """Raise DataError if no picture has a label file: they lie elsewhere, or are missing.
+
+    That the pictures themselves are missing says more, and is told later.
+    """
+    if not any(picture.annotated for picture in pictures) and any(tree.has(picture.path) for picture in pictures):
+        expected = [_label_file(picture.path) for picture in pictures]
+        told = f"{', '.join(expected[:3])}{', ...' if len(expected) > 3 else ''}"
+        raise DataError(f"{tree.place}: no picture of part {part!r} has a label file; looked for {told}")
+
+
+def _check_owners(tree: Tree, folder: str, config: dict[str, Any]) -> None:
     """Raise DataError for a label file whose picture is missing: the labels may be those of other pictures."""
-    if place.endswith(".txt"):
-        return
-    folder = str(PurePosixPath(_label_file(f"{place}/x.png")).parent)
-    files = [file for file in tree.below(folder, (".txt",)) if PurePosixPath(file).name.lower() not in _NO_LABELS]
-    orphans = [file for file in files if file not in expected]
+    owned = {_label_file(file) for file in tree.below(folder)}
+    labels = str(PurePosixPath(_label_file(f"{folder}/x.png")).parent)
+    # Lists of pictures may lie beside label files.
+    named = [str(place) for places in config.values() for place in _each(places)]
+    lists = {_below(tree, place) for place in named if place.endswith(".txt")}
+    files = [
+        file
+        for file in tree.below(labels, (".txt",))
+        if PurePosixPath(file).name.lower() not in _NO_LABELS and file not in lists
+    ]
+    orphans = [file for file in files if file not in owned]
     if orphans:
         raise DataError(
-            f"{len(orphans)} of {len(files)} label files in {tree.full(folder)} have no picture in {place}: "
+            f"{len(orphans)} of {len(files)} label files in {tree.full(labels)} have no picture in {folder}: "
             f"{', '.join(orphans[:3])}; are they those of other pictures?"
         )
 
 
-def _marks(tree: Tree, path: str, classes: int, number: dict[int, int]) -> list[Mark]:
+def _marks(tree: Tree, path: str, labels: _Labels) -> list[Mark]:
     marks = []
     for row, line in enumerate(tree.text(path).splitlines(), 1):
         where = f"{tree.full(path)}, line {row}"
         words = line.split()
         if not words:
             continue
-        if not (words[0].isdecimal() and int(words[0]) < classes):
-            raise DataError(f"{where}: unknown class {words[0]!r}; classes are numbered 0..{classes - 1}")
-        values = numbers(words[1:], len(words) - 1, where)
-        corners = _corners(values, where)
-        if int(words[0]) in number:
-            marks.append(Mark(corners, number[int(words[0])], where))
+        if words[0] not in labels:
+            raise DataError(f"{where}: unknown class {shown(words[0])}; classes are numbered 0..{len(labels) - 1}")
+        label = labels[words[0]]
+        corners = _corners(numbers(words[1:], len(words) - 1, where), where)
+        if label is not None:
+            marks.append(Mark(corners, label, where))
     return marks
 
 
 def _corners(values: Sequence[float], where: str) -> tuple[float, float, float, float]:
-    if any(value > 1.001 or value < -0.001 for value in values):
+    # Written so that a NaN fails it.
+    if not all(-0.001 <= value <= 1.001 for value in values):
         raise DataError(f"{where}: {list(values)} must be shares of the picture's sides, from 0 to 1")
     if len(values) == 4:
         x, y, width, height = values

@@ -25,6 +25,7 @@ from .annotations import (
     BoxSize,
     CacheFolder,
     Picture,
+    check_distinct,
     check_present,
     limited,
 )
@@ -68,10 +69,14 @@ class Framing:
     def parts(
         self, tree: Tree, train: Sequence[Picture], test: Sequence[Picture], limits: tuple[int | None, int | None]
     ) -> tuple[BoxData, BoxData]:
-        """Give both parts, each limited, with the same attributes."""
+        """Give both parts, each limited, with the same attributes.
+
+        Raises DataError for pictures that are missing, or that are given twice, and for what `build` does.
+        """
         if not train:
             raise DataError(f"{tree.place} has no train pictures")
         check_present(tree, [*train, *test])
+        check_distinct(tree, {"train": train, "test": test})
         names = sorted({name for picture in [*train, *test] for name in picture.attributes})
         kept = limited(train, limits[0], "train"), limited(test, limits[1], "test")
         return self.build(tree, kept[0], names, "train"), self.build(tree, kept[1], names, "test")
@@ -120,7 +125,7 @@ class Framing:
         return stack, sizes
 
     def _framed(self, tree: Tree, picture: Picture) -> tuple[UInt8Array, Extent]:
-        decoded = opened(tree.read(picture.path), tree.full(picture.path), 3)
+        decoded = opened(tree.read(picture.path), tree.full(picture.path), 3, picture.turns)
         _check_size(picture, decoded.size)
         return letterbox(decoded, self.frame), decoded.size
 
@@ -130,7 +135,9 @@ class Framing:
 
         digest = sha256(repr((FORMAT, pillow, self.frame, tree.origin)).encode())
         for picture in pictures:
-            digest.update(repr((picture.path, tree.stamp(picture.path))).encode())
+            # The claimed size and whether there is one decide how the picture is turned.
+            told = picture.path, tree.stamp(picture.path), picture.size, picture.annotated
+            digest.update(repr(told).encode())
         return digest.hexdigest()[:24]
 
     def _boxes(
@@ -149,16 +156,21 @@ class Framing:
         scales = np.array([new for new, _ in fits], np.float64).reshape(-1, 1, 2)[owners] / extents
         shifts = np.array([shift for _, shift in fits], np.float64).reshape(-1, 1, 2)[owners]
         shares = np.array([picture.shares for picture in pictures], bool)[owners]
-        corners = np.where(shares[:, None, None], corners * extents, corners)
+        corners = corners * np.where(shares[:, None, None], extents, 1)
         empty = np.asarray((~np.isfinite(corners) | (corners[:, 1:] <= corners[:, :1])).any((1, 2)))
-        moved = (np.clip(corners, 0, extents) * scales + shifts).astype(np.float32)
+        clipped = np.clip(corners, 0, extents)
+        outside = np.asarray((clipped[:, 1] <= clipped[:, 0]).any(1))
+        moved = (clipped * scales + shifts).astype(np.float32)
         bad = empty | (moved[:, 1] <= moved[:, 0]).any(1)
         faults = []
         for row in np.flatnonzero(bad):
-            told = f"{marks[row].where}: box {[round(float(value), 2) for value in corners[row].ravel()]}"
-            width, height = sizes[owners[row]]
-            outside = f"lies outside its picture of {width} x {height} pixels"
-            faults.append(f"{told} {'has no area (x1 < x2 and y1 < y2 are needed)' if empty[row] else outside}")
+            fault = f"is too thin to have an area in images of {self.frame[1]} x {self.frame[0]} pixels"
+            if empty[row]:
+                fault = "has no area (x1 < x2 and y1 < y2 are needed)"
+            elif outside[row]:
+                fault = "lies outside its picture of {} x {} pixels".format(*sizes[owners[row]])
+            told = [round(float(value), 2) for value in corners[row].ravel()]
+            faults.append(f"{marks[row].where}: box {told} {fault}")
         self._tell(faults)
         sides = np.diff(moved.astype(np.float64), axis=1).min((1, 2))
         kept = np.flatnonzero(~bad & (sides >= self.min_side))

@@ -1,7 +1,7 @@
 """Decoding picture files to uint8 arrays of one size."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -15,21 +15,26 @@ if TYPE_CHECKING:
 Side = Annotated[int, Field(ge=1)]
 Size = Side | tuple[Side, Side] | None
 
+Turn = Callable[[tuple[int, int], tuple[int, int]], bool]
+
 _DEEP_MODES = ("I", "F")
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
 
 
-def opened(raw: bytes, name: str, channels: int | None) -> "Image":
-    """Decode a PNG, JPEG or other picture to a Pillow image of mode L or RGB, upright whatever its EXIF data say.
+def opened(raw: bytes, name: str, channels: int | None, turn: Turn = lambda stored, upright: True) -> "Image":
+    """Decode a PNG, JPEG or other picture to a Pillow image of mode L or RGB, turned upright as its EXIF data say.
 
     channels: 1 (grey), 3 (colour) or None for what the picture has. `name` says in an error which picture it was.
-    Raises DataError if it does not decode.
+    turn: given (width, height) as stored and upright, says whether to turn. Raises DataError if it does not decode.
     """
-    from PIL import Image, ImageOps
+    from PIL import ExifTags, Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(raw)) as picture:
             picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
+            sideways = picture.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+            if turn(picture.size, picture.size[::-1] if sideways else picture.size):
+                ImageOps.exif_transpose(picture, in_place=True)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{name} does not decode as a picture: {error}") from error
     if picture.mode.startswith(_DEEP_MODES):

@@ -1,9 +1,11 @@
 """The files of a data set, in a folder or in a zip archive, by the same paths."""
 
+import errno
 import json
+import os
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ class Tree:
         else:
             place = folder(dataset, root, layout)
             archives = sorted(place.glob("*.zip"))
-            if len(archives) == 1 and not any((place / name).exists() for name in holds):
+            if len(archives) == 1 and not any(os.path.exists(place / name) for name in holds):
                 place = archives[0]
         self.dataset, self.place = dataset, place
         self._lock = threading.Lock()
@@ -36,7 +38,7 @@ class Tree:
         if place.is_file():
             try:
                 self._archive = zipfile.ZipFile(place)
-            except (OSError, zipfile.BadZipFile) as error:
+            except Exception as error:  # as in read
                 raise DataError(f"{place} is no readable zip archive: {error}") from error
             self._names = frozenset(name for name in self._archive.namelist() if not name.endswith("/"))
 
@@ -51,21 +53,35 @@ class Tree:
 
     def has(self, path: str) -> bool:
         """Say whether there is such a file."""
-        return path in self._names if self._archive else (self.place / path).is_file()
+        return path in self._names if self._archive else self._there(Path.is_file, path)
 
     def has_folder(self, path: str) -> bool:
         """Say whether there is such a folder."""
         if self._archive is None:
-            return (self.place / path).is_dir()
+            return self._there(Path.is_dir, path)
         return any(name.startswith(f"{path.rstrip('/')}/") for name in self._names)
 
+    def _there(self, kind: Callable[[Path], bool], path: str) -> bool:
+        try:
+            return kind(self.place / path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # no file can have this name
+                return False
+            raise DataError(f"{self.full(path)} cannot be read: {error.strerror}") from error
+
     def below(self, path: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-        """Return the files below a folder, at any depth, that end like `suffixes`, sorted; hidden ones excluded."""
+        """Return the files below a folder, at any depth, that end like `suffixes`, sorted; hidden ones excluded.
+
+        Raises DataError for a folder elsewhere.
+        """
         if self._archive:
             start = f"{path.rstrip('/')}/"
             found = [name for name in self._names if path in ("", ".") or name.startswith(start)]
+        elif not (self.place / path).is_relative_to(self.place):
+            raise DataError(f"{path} must be a folder below the root, {self.place}")
         else:
-            found = [file.relative_to(self.place).as_posix() for file in (self.place / path).rglob("*")]
+            files = (self.place / path).rglob("*") if self.has_folder(path) else []
+            found = [file.relative_to(self.place).as_posix() for file in files]
         return sorted(
             name
             for name in found
@@ -79,8 +95,8 @@ class Tree:
         try:
             with self._lock:
                 return self._archive.read(path)
-        # RuntimeError: an encrypted archive. NotImplementedError: a compression this Python lacks.
-        except (KeyError, OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
+        # What a damaged or an encrypted file raises depends on its compression: zlib.error, EOFError, RuntimeError...
+        except Exception as error:
             raise DataError(f"{self.full(path)} cannot be read: {error}") from error
 
     def stamp(self, path: str) -> str:
@@ -108,10 +124,32 @@ class Tree:
     def json(self, path: str) -> Any:
         """Return the content of a JSON file, or raise DataError naming file and line."""
         self._documents.append(path)
+        text = self.text(path)
         try:
-            return json.loads(self.text(path))
+            return json.loads(text)
         except json.JSONDecodeError as error:
             raise DataError(f"{self.full(path)}, line {error.lineno}: no valid JSON: {error.msg}") from None
+        except RecursionError:
+            raise DataError(f"{self.full(path)}: no valid JSON: it is nested too deeply") from None
+        except ValueError as error:  # a whole number of thousands of digits
+            raise DataError(f"{self.full(path)}: no valid JSON: {error}") from None
+
+    def yaml(self, path: str) -> Any:
+        """Return the content of a YAML file, or raise DataError naming file and, where it is known, line."""
+        import yaml
+
+        text, line, fault = self.text(path), None, ""
+        try:
+            return yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            line, fault = error.problem_mark and error.problem_mark.line + 1, str(error.problem)
+        except yaml.reader.ReaderError as error:
+            line, fault = text.count("\n", 0, error.position) + 1, f"{error.reason}, got {chr(error.character)!r}"
+        except RecursionError:
+            fault = "it is nested too deeply"
+        except ValueError as error:  # a date that no calendar has, a number of thousands of digits
+            fault = str(error)
+        raise DataError(f"{self.full(path)}{f', line {line}' if line else ''}: no valid YAML: {fault}")
 
     @contextmanager
     def lines(self) -> Iterator[None]:

@@ -16,7 +16,6 @@ from trees_for_tests import (
     make_coco,
     make_soda,
     make_voc,
-    make_yolo,
     picture,
     voc_xml,
     write,
@@ -77,7 +76,7 @@ def test_the_margins_of_a_fitted_picture_are_grey_and_hold_no_box(coco):
 def test_classes_are_chosen_and_boxes_of_others_left_out(coco):
     content = coco_file(["a.png", "b.png"])
     content["annotations"].append({"id": 9, "image_id": 10, "category_id": 3, "bbox": [0, 0, 8, 8]})
-    content["annotations"].append({"id": 10, "image_id": 10, "category_id": 7, "bbox": [0, 0, 8, 8], "iscrowd": 1})
+    content["annotations"].append({"id": 10, "image_id": 10, "category_id": 7, "bbox": [0, 0, 8, 8], "iscrowd": True})
     write(coco / "annotations" / "train.json", content)
     assert len(read_coco(coco, size=SIZE).train.boxes) == 3
     data = read_coco(coco, size=SIZE, classes=("car",), test=None)
@@ -105,6 +104,7 @@ def test_a_limit_is_a_fixed_choice(coco):
     [
         ([20, 10, 0, 5], r"train.json: annotations\[0\] \(id 1\): box \[20.0, 10.0, 20.0, 15.0\] has no area"),
         ([20, 10, -4, 5], "has no area"),
+        ([40, 20, 1e-7, 5], r"box \[40.0, 20.0, 40.0, 25.0\] is too thin to have an area in images of 64 x 32"),
         ([90, 10, 5, 5], r"\(id 1\): box .* lies outside its picture of 80 x 40"),
         ([float("nan"), 10, 5, 5], "has no area"),
     ],
@@ -165,6 +165,24 @@ def test_coco_faults_name_file_and_record(coco, edit, message):
         read_coco(coco)
 
 
+@pytest.mark.parametrize("classes", [None, ("car",)])
+def test_a_class_that_only_the_test_file_has_is_told(tmp_path, classes):
+    make_coco(tmp_path)
+    content = coco_file(["c.png"])
+    content["categories"].append({"id": 9, "name": "Car"})
+    write(tmp_path / "annotations" / "test.json", content)
+    assert len(read_coco(tmp_path, size=SIZE, classes=classes).test.boxes) == 1
+    content["annotations"][0]["category_id"] = 9
+    write(tmp_path / "annotations" / "test.json", content)
+    with pytest.raises(DataError, match=r"test.json: annotations\[0\]: unknown class 'Car'; .*n.json has person, car"):
+        read_coco(tmp_path, classes=classes)
+    make_soda(tmp_path)
+    path = tmp_path / "SSLAD-2D" / "labeled" / "annotations" / "instance_val.json"
+    path.write_text(path.read_text().replace('"car"', '"Car"'))
+    with pytest.raises(DataError, match=r"instance_val.json: annotations\[0\]: unknown class 'Car'"):
+        read_soda10m(tmp_path / "SSLAD-2D" / "labeled")
+
+
 def test_annotations_of_other_pictures_are_recognised(coco):
     for part in ("train", "test"):
         write(coco / "annotations" / f"{part}.json", coco_file([f"other_{part}.png"]))
@@ -199,72 +217,6 @@ def test_soda10m_adds_pictures_without_labels(tmp_path):
         read_soda10m(tmp_path, size=SIZE, unlabelled="nowhere")
 
 
-def test_yolo_reads_polygons_lists_and_pictures_without_labels(tmp_path):
-    make_yolo(tmp_path)
-    picture(tmp_path / "images" / "train" / "rainy" / "empty.png")
-    label = tmp_path / "labels" / "train" / "rainy" / "a.txt"
-    write(label, "\n1 0.25 0.25 0.625 0.5 0.4 0.75\n0 0.5 0.5 0.1 0.1\n")
-    data = read_yolo(tmp_path, size=SIZE)
-    assert data.classes == ("person", "car")
-    assert data.train.counts.tolist() == [2, 0]
-    np.testing.assert_allclose(data.train.boxes[0], MOVED, atol=1e-4)
-    write(tmp_path / "train.txt", "./images/train/rainy/a.png\n")
-    write(tmp_path / "data.yaml", "train: train.txt\nval: ../images/val\nnames: [person, car]\n")
-    assert read_yolo(tmp_path, size=SIZE).train.names.tolist() == ["images/train/rainy/a.png"]
-    (tmp_path / "data.yaml").unlink()
-    assert len(read_yolo(tmp_path, size=SIZE, names=("person", "car")).train) == 2
-    assert read_yolo(tmp_path, size=SIZE, names=("person", "car"), classes=("car",)).train.box_labels.tolist() == [0]
-
-
-def test_yolo_reads_the_other_layout(tmp_path):
-    for part in ("train", "valid"):
-        picture(tmp_path / part / "images" / "a.jpg")
-        write(tmp_path / part / "labels" / "a.txt", f"0 {35 / WIDTH} 0.5 {30 / WIDTH} 0.5\n")
-    write(tmp_path / "data.yaml", "train: ../train/images\nval: ../valid/images\nnc: 1\nnames: ['car']\n")
-    np.testing.assert_allclose(read_yolo(tmp_path, size=SIZE).test.boxes, [MOVED], atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("2 0.5 0.5 0.1 0.1", r"a.txt, line 2: unknown class '2'; classes are numbered 0..1"),
-        ("car 0.5 0.5 0.1 0.1", r"line 2: unknown class 'car'"),
-        ("1 0.5 0.5 0.1", r"line 2: a line is .*, got 4 values"),
-        ("1 0.5 0.5 0.1 x", r"line 2: 4 numbers are needed"),
-        ("1 35 20 30 20", r"line 2: .* must be shares of the picture's sides"),
-        ("1 0.5 0.5 0 0.1", r"line 2: box .* has no area"),
-    ],
-)
-def test_yolo_faults_name_file_and_line(tmp_path, line, message):
-    make_yolo(tmp_path)
-    write(tmp_path / "labels" / "train" / "rainy" / "a.txt", f"0 0.5 0.5 0.1 0.1\n{line}\n")
-    with pytest.raises(DataError, match=message):
-        read_yolo(tmp_path)
-
-
-def test_yolo_labels_of_other_pictures_are_recognised(tmp_path):
-    make_yolo(tmp_path)
-    write(tmp_path / "labels" / "train" / "stranger.txt", "0 0.5 0.5 0.1 0.1\n")
-    with pytest.raises(DataError, match=r"1 of 2 label files in .* have no picture in images/train: .*stranger.txt"):
-        read_yolo(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("names: {0: a, 2: b}\ntrain: images/train", "names must be a list of classes, or number each from 0"),
-        ("names: [person, car]\ntrain: images/train", "data.yaml has no part 'val'; it has names, train"),
-        ("names: [person, car]\ntrain: nowhere\nval: x", "nowhere holds no pictures"),
-        ("names: [person\ntrain: x", r"data.yaml, line 2: no valid YAML"),
-    ],
-)
-def test_a_wrong_data_yaml_is_explained(tmp_path, text, message):
-    make_yolo(tmp_path)
-    write(tmp_path / "data.yaml", text)
-    with pytest.raises(DataError, match=message):
-        read_yolo(tmp_path)
-
-
 def test_voc_keeps_difficult_objects_on_demand(tmp_path):
     make_voc(tmp_path)
     assert read_voc(tmp_path, size=SIZE).classes == ("car", "person")
@@ -285,6 +237,10 @@ def test_voc_keeps_difficult_objects_on_demand(tmp_path):
         ),
         (voc_xml("000007").replace("<xmin>21</xmin>", ""), r"line 7: bndbox/xmin: 1 numbers are needed"),
         (voc_xml("000007").replace(">50<", ">10<"), r"line 7: box \[20.0, 10.0, 10.0, 30.0\] has no area"),
+        (
+            voc_xml("000007", "\n<!-- <object>\n -->\n<part><object/></part>\n<object/>"),
+            r"000007.xml, line 18: .* needs a name and a bndbox",
+        ),
         (voc_xml("000007").replace("</object>", "", 1), r"000007.xml, line 15: no valid XML"),
         (voc_xml("000007").replace(f"<width>{WIDTH}", "<width>500"), r"say 500 x 40; are they those of other pictures"),
     ],
@@ -293,6 +249,13 @@ def test_voc_faults_name_file_and_line(tmp_path, text, message):
     make_voc(tmp_path)
     write(tmp_path / "Annotations" / "000007.xml", text)
     with pytest.raises(DataError, match=message):
+        read_voc(tmp_path)
+
+
+def test_a_voc_set_without_objects_is_told(tmp_path):
+    make_voc(tmp_path)
+    write(tmp_path / "ImageSets" / "Main" / "train.txt", "")
+    with pytest.raises(DataError, match=r"line 7: unknown class 'car'; the train set has no object at all"):
         read_voc(tmp_path)
 
 
