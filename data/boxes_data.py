@@ -30,6 +30,7 @@ class BoxData:
     offsets: int64, [n + 1]; image i has the boxes offsets[i]:offsets[i + 1].
     attributes: natural keys (weather, town), name to an array [n].
     names: str, [n], the file each image came from; None where there is none.
+    annotated: bool, [n], whether annotations speak of the image, though they may mark nothing; None for all.
 
     Raises DataError if a type, a shape, a length or a value does not fit.
     """
@@ -40,6 +41,7 @@ class BoxData:
     offsets: Int64Array
     attributes: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     names: NDArray[np.str_] | None = None
+    annotated: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         for name, dtype, ndim in _FIELDS:
@@ -95,6 +97,7 @@ class BoxData:
             offsets,
             {name: values[indices] for name, values in self.attributes.items()},
             None if self.names is None else self.names[indices],
+            None if self.annotated is None else self.annotated[indices],
         )
 
     def _check_lengths(self) -> None:
@@ -109,6 +112,7 @@ class BoxData:
             raise DataError(f"offsets must rise from 0 to the {total} boxes")
         columns = {f"attribute {name!r}": values for name, values in self.attributes.items()}
         columns |= {} if self.names is None else {"names": self.names}
+        columns |= {} if self.annotated is None else {"annotated": self.annotated}
         for name, values in columns.items():
             if np.shape(values) != (count,):
                 raise DataError(f"{name} has shape {np.shape(values)}; one value for each of {count} images is needed")

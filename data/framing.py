@@ -101,6 +101,7 @@ class Framing:
             np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
             columns,
             np.array([picture.path for picture in pictures], np.str_),
+            np.array([picture.annotated for picture in pictures], bool),
         )
 
     def _images(self, tree: Tree, pictures: Sequence[Picture], part: str) -> tuple[UInt8Array | Rows, Sequence[Extent]]:

@@ -20,7 +20,8 @@ class BoxSamples(Samples):
     """Images with any number of boxes each.
 
     `targets` holds (boxes [k, 4] in pixels, labels int64 [k]) for each image; empty for unlabelled images, whose true
-    boxes stand in `truths` for diagnostics only. `domains` names the domain of each image where one is known.
+    boxes stand in `truths` for diagnostics only, and are known where `annotated` is true. `domains` names the domain of
+    each image where one is known.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class BoxSamples(Samples):
     ) -> None:
         super().__init__(data.images, data.labels, mean=mean, std=std, device=device, labelled=labelled)
         self.classes, self.domains = tuple(classes), domains
+        self.annotated = [True] * len(data) if data.annotated is None else data.annotated.tolist()
         counts = data.counts.tolist()
         boxes, labels = (torch.from_numpy(part.copy()).to(device) for part in (data.boxes, data.box_labels))
         self.truths: list[tuple[Tensor, Tensor]] = list(
@@ -59,6 +61,7 @@ class BoxSamples(Samples):
         """Give the images at `index`, int64 [m], in that order, with their boxes."""
         part, places = super().take(index), index.tolist()
         part.truths, part.targets = [self.truths[i] for i in places], [self.targets[i] for i in places]
+        part.annotated = [self.annotated[i] for i in places]
         part.domains = None if self.domains is None else [self.domains[i] for i in places]
         return part
 

@@ -117,7 +117,8 @@ class BoxTeacher:
         truth = Targets.of([samples.truths[number] for number in batch.index.tolist()])
         weak = views.weak(samples.images(batch.index), truth, site.generator)
         found = self.detect(samples.normalize(weak.images))
-        self.quality.add(found, weak.targets, self.settings.high)
+        known = [samples.annotated[number] for number in batch.index.tolist()]
+        self.quality.add(found, weak.targets, self.settings.high, known)
         whole = Detections(*(torch.cat([each[field] for each in found]) for field in range(4)))
         # The places of the detections ride as labels, so that the rest can be found again after boxes were lost.
         counts = torch.tensor([len(each.boxes) for each in found], device=site.device)
@@ -139,24 +140,28 @@ def box_samples(samples: object, strategy: str) -> BoxSamples:
 
 
 class Quality:
-    """Counts how many pseudo-labels of a round are right, where the truth is known; for the records alone."""
+    """Counts the pseudo-labels of a round, and how many are right where the truth is known; for the records alone."""
 
     def __init__(self) -> None:
+        self._images = self._labels = 0
         self._found: list[tuple[Tensor, Tensor, Tensor]] = []
         self._truth: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, found: list[Detections], truth: Targets, high: float) -> None:
-        """Take note of the detections that count as labels, and of the true boxes of the same view."""
+    def add(self, found: list[Detections], truth: Targets, high: float, known: Sequence[bool]) -> None:
+        """Take note of the detections that count as labels, and of the true boxes in the same view, where known."""
         for number, each in enumerate(found):
             kept = each.scores >= high
-            self._found.append((each.boxes[kept].cpu(), each.labels[kept].cpu(), each.scores[kept].cpu()))
-            part = truth.image(number)
-            self._truth.append((part.boxes.cpu(), part.labels.cpu()))
+            self._images, self._labels = self._images + 1, self._labels + int(kept.sum())
+            if known[number]:
+                self._found.append((each.boxes[kept].cpu(), each.labels[kept].cpu(), each.scores[kept].cpu()))
+                part = truth.image(number)
+                self._truth.append((part.boxes.cpu(), part.labels.cpu()))
 
     def metrics(self) -> Metrics:
-        """Give precision and recall at IoU 0.5, and the pseudo-labels an image."""
-        if not self._found:
-            return {}
-        precision, recall = match_quality(self._found, self._truth)
-        count = sum(len(boxes) for boxes, _, _ in self._found) / len(self._found)
-        return {"pseudo_precision": precision, "pseudo_recall": recall, "pseudo_per_image": count}
+        """Give the pseudo-labels an image and, where the truth of any is known, precision and recall at IoU 0.5."""
+        metrics: Metrics = {}
+        if self._found:
+            metrics["pseudo_precision"], metrics["pseudo_recall"] = match_quality(self._found, self._truth)
+        if self._images:
+            metrics["pseudo_per_image"] = self._labels / self._images
+        return metrics

@@ -213,6 +213,8 @@ def test_soda10m_adds_pictures_without_labels(tmp_path):
     assert data.train.attributes["labels"].tolist() == ["yes", "no"]
     assert data.train.attributes["city"].tolist() == ["Shanghai", "unknown"]
     assert data.train.counts.tolist() == [1, 0]
+    assert data.train.annotated.tolist() == [True, False]
+    assert data.train.take(np.array([1])).annotated.tolist() == [False]
     with pytest.raises(DataError, match="nowhere holds no pictures"):
         read_soda10m(tmp_path, size=SIZE, unlabelled="nowhere")
 

@@ -124,7 +124,10 @@ def test_quality_counts_what_is_right() -> None:
     truth = Targets.of([(torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), torch.tensor([0, 1]))])
     boxes = torch.tensor([[0.0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
     scores = torch.tensor([0.9, 0.8, 0.2])
-    quality.add([Detections(boxes, scores, torch.tensor([0, 0, 0]), scores)], truth, 0.5)
+    found = [Detections(boxes, scores, torch.tensor([0, 0, 0]), scores)]
+    quality.add(found, truth, 0.5, [False])  # an image that nobody has annotated says nothing of right or wrong
+    assert quality.metrics() == {"pseudo_per_image": 2.0}
+    quality.add(found, truth, 0.5, [True])
     # Two reach the threshold: one is right, one has the wrong class; of the two true boxes one is found.
     assert quality.metrics() == {"pseudo_precision": 0.5, "pseudo_recall": 0.5, "pseudo_per_image": 2.0}
 
