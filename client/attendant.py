@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import Protocol
 
@@ -22,8 +23,11 @@ _STABLE = 3.0  # seconds after which a line counts as good, and the pauses begin
 class Work(Protocol):
     """What a client does on its line; both calls may take long, and are made on another thread."""
 
-    def prepare(self, config: str, run: str, number: int) -> dict[str, int]:
-        """Get ready for a run; say what the client holds: labelled, unlabelled, test, classes."""
+    def prepare(self, config: str, run: str, number: int, classes: Sequence[str]) -> dict[str, int]:
+        """Get ready for a run; say what the client holds: labelled, unlabelled, test, classes.
+
+        `classes` are the names of the server's, label 0 first; empty where it does not tell.
+        """
 
     def answer(self, message: Message) -> Message:
         """Give the reply to a task's message, whatever happens."""
@@ -38,7 +42,7 @@ class Attendant:
         self._work, self._pool = work, pool
         self._held: dict[str, Message | None] = {}
         """Replies that the server has not settled; None while the task is under way."""
-        self._ready: tuple[str, str, int] | None = None
+        self._ready: tuple[str, str, int, tuple[str, ...]] | None = None
         self._counts: dict[str, int] = {}
         self._outbox: Outbox[wire.ClientFrame] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -75,7 +79,7 @@ class Attendant:
 
     async def prepare(self, welcome: wire.Welcome, outbox: "Outbox[wire.ClientFrame]") -> None:
         """Get ready for the server's run, tell what is held here, and offer what is finished."""
-        wanted = (welcome.config, welcome.run, welcome.number)
+        wanted = (welcome.config, welcome.run, welcome.number, tuple(welcome.classes))
         if self._ready != wanted:
             loop = asyncio.get_running_loop()
             self._counts = await loop.run_in_executor(self._pool, self._work.prepare, *wanted)

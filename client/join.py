@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,8 +36,8 @@ class SiteWork:
         self._number = 0
         self._run_config: dict[str, bool | float | int | str] = {}
 
-    def prepare(self, config: str, run: str, number: int) -> dict[str, int]:
-        """Read the data and build the model. Raises DataError, ModelError, PluginError."""
+    def prepare(self, config: str, run: str, number: int, classes: Sequence[str]) -> dict[str, int]:
+        """Read the data and build the model. Raises DataError, also for other classes, ModelError, PluginError."""
         from ..models.process import settle
 
         settle()
@@ -54,10 +55,16 @@ class SiteWork:
                 f"{self._name} is none of the clients that the configuration deals data to ({names}); join as one of "
                 "these, or say with --data where this client's own data lies"
             ) from None
+        mine = workspace.federation.dataset.classes
+        if classes and tuple(classes) != tuple(mine):
+            raise DataError(
+                f"the data of {self._name} have the classes {', '.join(mine)}; those of the server are "
+                f"{', '.join(classes)}, in this order: a label is a place in it"
+            )
         self._number, self._run_config = number, run_config(text, folder)
         told = ", ".join(f"{count:,} {role}" for role, count in counts.items())
         log.info("%s holds %s; run %s", self._name, told, run, extra={"client": self._name, "holds": counts})
-        return {**counts, "classes": len(workspace.federation.dataset.classes)}
+        return {**counts, "classes": len(mine)}
 
     def answer(self, message: Message) -> Message:
         """Run the ClientApp on a message."""

@@ -9,7 +9,7 @@ import itertools
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import LOST, Error, Message, WireError
@@ -24,9 +24,9 @@ log = logging.getLogger("fedbox.server")
 class Fleet:
     """All clients and their lines."""
 
-    def __init__(self, enrolment: Enrolment, terms: Terms, config: str, run: str) -> None:
+    def __init__(self, enrolment: Enrolment, terms: Terms, config: str, run: str, classes: Sequence[str] = ()) -> None:
         self.enrolment, self.terms = enrolment, terms
-        self._config, self._run = config, run
+        self._config, self._run, self._classes = config, run, classes
         self.stations = {name: Station(name, FIRST_NODE + i) for i, name in enumerate(enrolment.names)}
         self.counts: Counter[str] = Counter()
         self.refused: Counter[tuple[str, str]] = Counter()
@@ -95,6 +95,7 @@ class Fleet:
                 largest=terms.largest,
                 compress=terms.compress,
                 run=self._run,
+                classes=self._classes,
             )
         )
         for task in set(hello.held) - station.jobs.keys():

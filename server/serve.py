@@ -65,7 +65,8 @@ def serve(
         stack.enter_context(session(folder))
         with claimed(folder, config, resume):
             federation = Federation.prepare(config)
-            fleet = Fleet(_enrolment(service, federation), service.terms, config.model_dump_json(), _run_id(folder))
+            enrolment, classes = _enrolment(service, federation), federation.dataset.classes
+            fleet = Fleet(enrolment, service.terms, config.model_dump_json(), _run_id(folder), classes)
             grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
         stack.callback(grid.close)
         listeners = [*callbacks, *trackers(config)]

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nwire.proto\x12\tfedbox.v1\"T\n\x05Hello\x12\x0e\n\x06oldest\x18\x01 \x01(\r\x12\x0e\n\x06newest\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t\x12\x0c\n\x04held\x18\x05 \x03(\t\"\x8c\x01\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\x11\n\theartbeat\x18\x04 \x01(\x01\x12\r\n\x05\x63hunk\x18\x05 \x01(\r\x12\x0f\n\x07largest\x18\x06 \x01(\x04\x12\x10\n\x08\x63ompress\x18\x07 \x01(\x08\x12\x0b\n\x03run\x18\x08 \x01(\t\"(\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\"N\n\x07Holding\x12\x10\n\x08labelled\x18\x01 \x01(\x04\x12\x12\n\nunlabelled\x18\x02 \x01(\x04\x12\x0c\n\x04test\x18\x03 \x01(\x04\x12\x0f\n\x07\x63lasses\x18\x04 \x01(\r\"B\n\x04\x42ody\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04head\x18\x02 \x01(\x0c\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"%\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06packed\x18\x02 \x01(\x08\"\x14\n\x04Note\x12\x0c\n\x04task\x18\x01 \x01(\t\"#\n\x05Offer\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\x06\n\x04\x42\x65\x61t\"#\n\x03\x42ye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04over\x18\x02 \x01(\x08\"\x88\x02\n\x0b\x43lientFrame\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.fedbox.v1.HelloH\x00\x12%\n\x07holding\x18\x02 \x01(\x0b\x32\x12.fedbox.v1.HoldingH\x00\x12!\n\x05offer\x18\x03 \x01(\x0b\x32\x10.fedbox.v1.OfferH\x00\x12 \n\x05reply\x18\x04 \x01(\x0b\x32\x0f.fedbox.v1.BodyH\x00\x12!\n\x05\x63hunk\x18\x05 \x01(\x0b\x32\x10.fedbox.v1.ChunkH\x00\x12\x1f\n\x04pong\x18\x06 \x01(\x0b\x32\x0f.fedbox.v1.BeatH\x00\x12\x1d\n\x03\x62ye\x18\x07 \x01(\x0b\x32\x0e.fedbox.v1.ByeH\x00\x42\x07\n\x05\x66rame\"\xae\x02\n\x0bServerFrame\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.fedbox.v1.WelcomeH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.fedbox.v1.RefusalH\x00\x12\x1f\n\x04task\x18\x03 \x01(\x0b\x32\x0f.fedbox.v1.BodyH\x00\x12!\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x10.fedbox.v1.ChunkH\x00\x12 \n\x05grant\x18\x05 \x01(\x0b\x32\x0f.fedbox.v1.NoteH\x00\x12\"\n\x07settled\x18\x06 \x01(\x0b\x32\x0f.fedbox.v1.NoteH\x00\x12\x1f\n\x04ping\x18\x07 \x01(\x0b\x32\x0f.fedbox.v1.BeatH\x00\x12\x1d\n\x03\x62ye\x18\x08 \x01(\x0b\x32\x0e.fedbox.v1.ByeH\x00\x42\x07\n\x05\x66rame\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t2\x81\x01\n\x05\x46leet\x12<\n\x06\x41ttend\x12\x16.fedbox.v1.ClientFrame\x1a\x16.fedbox.v1.ServerFrame(\x01\x30\x01\x12:\n\x06Status\x12\x18.fedbox.v1.StatusRequest\x1a\x16.fedbox.v1.StatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\nwire.proto\x12\tfedbox.v1\"T\n\x05Hello\x12\x0e\n\x06oldest\x18\x01 \x01(\r\x12\x0e\n\x06newest\x18\x02 \x01(\r\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t\x12\x0c\n\x04held\x18\x05 \x03(\t\"\x9d\x01\n\x07Welcome\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\x11\n\theartbeat\x18\x04 \x01(\x01\x12\r\n\x05\x63hunk\x18\x05 \x01(\r\x12\x0f\n\x07largest\x18\x06 \x01(\x04\x12\x10\n\x08\x63ompress\x18\x07 \x01(\x08\x12\x0b\n\x03run\x18\x08 \x01(\t\x12\x0f\n\x07\x63lasses\x18\t \x03(\t\"(\n\x07Refusal\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\r\n\x05\x66inal\x18\x02 \x01(\x08\"N\n\x07Holding\x12\x10\n\x08labelled\x18\x01 \x01(\x04\x12\x12\n\nunlabelled\x18\x02 \x01(\x04\x12\x0c\n\x04test\x18\x03 \x01(\x04\x12\x0f\n\x07\x63lasses\x18\x04 \x01(\r\"B\n\x04\x42ody\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04head\x18\x02 \x01(\x0c\x12\r\n\x05sizes\x18\x03 \x03(\x04\x12\x0f\n\x07seconds\x18\x04 \x01(\x01\"%\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0e\n\x06packed\x18\x02 \x01(\x08\"\x14\n\x04Note\x12\x0c\n\x04task\x18\x01 \x01(\t\"#\n\x05Offer\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\x06\n\x04\x42\x65\x61t\"#\n\x03\x42ye\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0c\n\x04over\x18\x02 \x01(\x08\"\x88\x02\n\x0b\x43lientFrame\x12!\n\x05hello\x18\x01 \x01(\x0b\x32\x10.fedbox.v1.HelloH\x00\x12%\n\x07holding\x18\x02 \x01(\x0b\x32\x12.fedbox.v1.HoldingH\x00\x12!\n\x05offer\x18\x03 \x01(\x0b\x32\x10.fedbox.v1.OfferH\x00\x12 \n\x05reply\x18\x04 \x01(\x0b\x32\x0f.fedbox.v1.BodyH\x00\x12!\n\x05\x63hunk\x18\x05 \x01(\x0b\x32\x10.fedbox.v1.ChunkH\x00\x12\x1f\n\x04pong\x18\x06 \x01(\x0b\x32\x0f.fedbox.v1.BeatH\x00\x12\x1d\n\x03\x62ye\x18\x07 \x01(\x0b\x32\x0e.fedbox.v1.ByeH\x00\x42\x07\n\x05\x66rame\"\xae\x02\n\x0bServerFrame\x12%\n\x07welcome\x18\x01 \x01(\x0b\x32\x12.fedbox.v1.WelcomeH\x00\x12%\n\x07refusal\x18\x02 \x01(\x0b\x32\x12.fedbox.v1.RefusalH\x00\x12\x1f\n\x04task\x18\x03 \x01(\x0b\x32\x0f.fedbox.v1.BodyH\x00\x12!\n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x10.fedbox.v1.ChunkH\x00\x12 \n\x05grant\x18\x05 \x01(\x0b\x32\x0f.fedbox.v1.NoteH\x00\x12\"\n\x07settled\x18\x06 \x01(\x0b\x32\x0f.fedbox.v1.NoteH\x00\x12\x1f\n\x04ping\x18\x07 \x01(\x0b\x32\x0f.fedbox.v1.BeatH\x00\x12\x1d\n\x03\x62ye\x18\x08 \x01(\x0b\x32\x0e.fedbox.v1.ByeH\x00\x42\x07\n\x05\x66rame\"\x0f\n\rStatusRequest\"\x1b\n\x0bStatusReply\x12\x0c\n\x04json\x18\x01 \x01(\t2\x81\x01\n\x05\x46leet\x12<\n\x06\x41ttend\x12\x16.fedbox.v1.ClientFrame\x1a\x16.fedbox.v1.ServerFrame(\x01\x30\x01\x12:\n\x06Status\x12\x18.fedbox.v1.StatusRequest\x1a\x16.fedbox.v1.StatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,31 +34,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HELLO']._serialized_start=25
   _globals['_HELLO']._serialized_end=109
   _globals['_WELCOME']._serialized_start=112
-  _globals['_WELCOME']._serialized_end=252
-  _globals['_REFUSAL']._serialized_start=254
-  _globals['_REFUSAL']._serialized_end=294
-  _globals['_HOLDING']._serialized_start=296
-  _globals['_HOLDING']._serialized_end=374
-  _globals['_BODY']._serialized_start=376
-  _globals['_BODY']._serialized_end=442
-  _globals['_CHUNK']._serialized_start=444
-  _globals['_CHUNK']._serialized_end=481
-  _globals['_NOTE']._serialized_start=483
-  _globals['_NOTE']._serialized_end=503
-  _globals['_OFFER']._serialized_start=505
-  _globals['_OFFER']._serialized_end=540
-  _globals['_BEAT']._serialized_start=542
-  _globals['_BEAT']._serialized_end=548
-  _globals['_BYE']._serialized_start=550
-  _globals['_BYE']._serialized_end=585
-  _globals['_CLIENTFRAME']._serialized_start=588
-  _globals['_CLIENTFRAME']._serialized_end=852
-  _globals['_SERVERFRAME']._serialized_start=855
-  _globals['_SERVERFRAME']._serialized_end=1157
-  _globals['_STATUSREQUEST']._serialized_start=1159
-  _globals['_STATUSREQUEST']._serialized_end=1174
-  _globals['_STATUSREPLY']._serialized_start=1176
-  _globals['_STATUSREPLY']._serialized_end=1203
-  _globals['_FLEET']._serialized_start=1206
-  _globals['_FLEET']._serialized_end=1335
+  _globals['_WELCOME']._serialized_end=269
+  _globals['_REFUSAL']._serialized_start=271
+  _globals['_REFUSAL']._serialized_end=311
+  _globals['_HOLDING']._serialized_start=313
+  _globals['_HOLDING']._serialized_end=391
+  _globals['_BODY']._serialized_start=393
+  _globals['_BODY']._serialized_end=459
+  _globals['_CHUNK']._serialized_start=461
+  _globals['_CHUNK']._serialized_end=498
+  _globals['_NOTE']._serialized_start=500
+  _globals['_NOTE']._serialized_end=520
+  _globals['_OFFER']._serialized_start=522
+  _globals['_OFFER']._serialized_end=557
+  _globals['_BEAT']._serialized_start=559
+  _globals['_BEAT']._serialized_end=565
+  _globals['_BYE']._serialized_start=567
+  _globals['_BYE']._serialized_end=602
+  _globals['_CLIENTFRAME']._serialized_start=605
+  _globals['_CLIENTFRAME']._serialized_end=869
+  _globals['_SERVERFRAME']._serialized_start=872
+  _globals['_SERVERFRAME']._serialized_end=1174
+  _globals['_STATUSREQUEST']._serialized_start=1176
+  _globals['_STATUSREQUEST']._serialized_end=1191
+  _globals['_STATUSREPLY']._serialized_start=1193
+  _globals['_STATUSREPLY']._serialized_end=1220
+  _globals['_FLEET']._serialized_start=1223
+  _globals['_FLEET']._serialized_end=1352
 # @@protoc_insertion_point(module_scope)

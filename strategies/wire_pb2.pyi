@@ -20,7 +20,7 @@ class Hello(_message.Message):
     def __init__(self, oldest: _Optional[int] = ..., newest: _Optional[int] = ..., name: _Optional[str] = ..., release: _Optional[str] = ..., held: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("version", "config", "number", "heartbeat", "chunk", "largest", "compress", "run")
+    __slots__ = ("version", "config", "number", "heartbeat", "chunk", "largest", "compress", "run", "classes")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,7 @@ class Welcome(_message.Message):
     LARGEST_FIELD_NUMBER: _ClassVar[int]
     COMPRESS_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
     version: int
     config: str
     number: int
@@ -37,7 +38,8 @@ class Welcome(_message.Message):
     largest: int
     compress: bool
     run: str
-    def __init__(self, version: _Optional[int] = ..., config: _Optional[str] = ..., number: _Optional[int] = ..., heartbeat: _Optional[float] = ..., chunk: _Optional[int] = ..., largest: _Optional[int] = ..., compress: bool = ..., run: _Optional[str] = ...) -> None: ...
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, version: _Optional[int] = ..., config: _Optional[str] = ..., number: _Optional[int] = ..., heartbeat: _Optional[float] = ..., chunk: _Optional[int] = ..., largest: _Optional[int] = ..., compress: bool = ..., run: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("reason", "final")

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +34,7 @@ class Echo:
         self.gate = threading.Event()
         self.gate.set()
 
-    def prepare(self, config: str, run: str, number: int) -> dict[str, int]:
+    def prepare(self, config: str, run: str, number: int, classes: Sequence[str]) -> dict[str, int]:
         return {"labelled": 1, "unlabelled": 0, "test": 0, "classes": 10}
 
     def answer(self, message: Message) -> Message:

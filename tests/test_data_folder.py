@@ -29,6 +29,20 @@ def test_classes_are_sorted_and_pictures_are_height_by_width(root):
         assert (data.train.images[data.train.labels == label] == value).all()
 
 
+def test_named_classes_keep_their_labels_where_a_site_lacks_some(root):
+    """A client without a bird: its labels are those of everybody else."""
+    (root / "train" / "bird").mkdir()
+    with pytest.raises(DataError, match=r"bird holds no picture .* or name all classes in the option classes"):
+        load_dataset("image_folder", root)
+    picture(root / "test" / "emu" / "1.png", 99)
+    data = load_dataset("image_folder", root, classes=["emu", "dog", "cat", "bird"])
+    assert data.classes == ("emu", "dog", "cat", "bird")
+    assert set(data.train.labels.tolist()) == {1, 2}
+    assert data.test.labels.tolist() == [0]
+    with pytest.raises(DataError, match=r"class folder .*cat is none of the option classes: dog, bird"):
+        load_dataset("image_folder", root, classes=["dog", "bird"])
+
+
 def test_grey_and_resized(root):
     picture(root / "train" / "dog" / "other.bmp", 10, size=(30, 10))
     data = load_dataset("image_folder", root, channels=1, size=[8, 5])

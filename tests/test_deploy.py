@@ -61,7 +61,15 @@ def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:
         {"data": {"dataset": "image_folder", "root": "/elsewhere", "labels": {"share": 0.5}}, "model": "mlp"}
     )
     work = SiteWork("site-a", tmp_path / "data", "cpu", tmp_path / "state")
-    assert work.prepare(config.model_dump_json(), "run", 4) == {"labelled": 6, "unlabelled": 6, "test": 0, "classes": 2}
+    text = config.model_dump_json()
+    held = {"labelled": 6, "unlabelled": 6, "test": 0, "classes": 2}
+    assert work.prepare(text, "run", 4, ("cat", "dog")) == held
+    for others in (("bird", "cat"), ("dog", "cat"), ("cat", "dog", "emu")):  # its labels would mean something else
+        with pytest.raises(
+            DataError, match=f"site-a have the classes cat, dog; those of the server are {', '.join(others)}"
+        ):
+            work.prepare(text, "run", 4, others)
+    assert work.prepare(text, "run", 4, ()) == held  # a server of an older release does not tell
     text, folder = read_run_config(work._run_config)
     assert folder == str(tmp_path / "state" / "run")
     assert workspace_for(text, folder).federation.number("site-a") == 4
@@ -71,9 +79,9 @@ def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:
 def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:
     work = SiteWork("site-a", None, None, tmp_path)
     with pytest.raises(DataError, match=r"client-0 to client-19.*--data"):
-        work.prepare(check({}).model_dump_json(), "run", 0)
+        work.prepare(check({}).model_dump_json(), "run", 0, ())
     with pytest.raises(RefusedError, match="does not understand"):
-        work.prepare('{"future": 1}', "run", 0)
+        work.prepare('{"future": 1}', "run", 0, ())
     forget()
 
 
