@@ -37,11 +37,15 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxoth
 
 @dataclass(frozen=True)
 class Mark:
-    """One box as its file has it: corners in pixels of the picture (or in shares of its sides), and where."""
+    """One box as its file has it: corners in pixels of the picture (or in shares of its sides), and where.
+
+    ignored: a crowd, a group, a difficult object: no label to learn, and what is found there counts neither way.
+    """
 
     corners: tuple[float, float, float, float]
     label: int
     where: str
+    ignored: bool = False
 
 
 @dataclass(frozen=True)

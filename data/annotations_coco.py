@@ -1,8 +1,8 @@
 """COCO json: lists of images, annotations and categories; and SODA10M, which comes in that form.
 
 A category may have any id; classes are numbered in the order of the train file's ids, and known by their names in
-the test file. Boxes of crowds (iscrowd: 1) are left out. Single values of an image record beyond COCO's own (town,
-weather) are attributes.
+the test file. In crowds (iscrowd: 1) what is found counts neither way. Single values of an image record beyond
+COCO's own (town, weather) are attributes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -210,7 +210,7 @@ def _pictures(
         marks = [
             _mark(place, annotation, kept[annotation["category_id"]])
             for place, annotation in part.annotations[record["id"]]
-            if annotation["category_id"] in kept and not _crowd(annotation, place)
+            if annotation["category_id"] in kept
         ]
         attributes = {**plain(record, _OWN_KEYS), **(more or {})}
         size = None
@@ -229,4 +229,5 @@ def _crowd(annotation: dict[str, Any], where: str) -> bool:
 
 def _mark(where: str, annotation: dict[str, Any], label: int) -> Mark:
     x, y, width, height = numbers(needed(annotation, "bbox", where), 4, f"{where}: bbox")
-    return Mark((x, y, x + width, y + height), label, f"{where} (id {annotation.get('id')})")
+    told = f"{where} (id {annotation.get('id')})"
+    return Mark((x, y, x + width, y + height), label, told, _crowd(annotation, where))

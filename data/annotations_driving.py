@@ -153,9 +153,10 @@ def read_cityscapes(
 ) -> BoxSet:
     """Read Cityscapes: leftImg8bit/{train,val}/<city>/ and gtFine/{train,val}/<city>/*_polygons.json.
 
-    A box spans the vertices of an object's polygon; groups (labels like cargroup) and areas (road, sky) are
-    left out. classes: those to keep, None for the eight with instances. The attribute is city. The validation
-    part is the test part. The other options are those of `read_coco`.
+    A box spans the vertices of an object's polygon; in groups (labels like cargroup) what is found counts
+    neither way, and areas (road, sky) are left out. classes: those to keep, None for the eight with
+    instances. The attribute is city. The validation part is the test part. The other options are those of
+    `read_coco`.
 
     Raises DataError that names the file and the object for whatever does not fit.
     """
@@ -195,8 +196,9 @@ def _city_marks(objects: object, names: Sequence[str], where: str) -> list[Mark]
         if label.removesuffix("group") not in _CITY_LABELS:
             known = ", ".join(_CITY_LABELS)
             raise DataError(f"{place} has the unknown label {shown(label)}; known are {known}, and each with 'group'")
-        if label in names:
-            marks.append(Mark(_span(record, place), names.index(label), place))
+        name = label.removesuffix("group")
+        if name in names:
+            marks.append(Mark(_span(record, place), names.index(name), place, ignored=name != label))
     return marks
 
 

@@ -74,9 +74,9 @@ def read_voc(
 ) -> BoxSet:
     """Read Pascal VOC from a folder, a zip archive or a folder with just one.
 
-    train, test: image sets, the names of files in ImageSets/Main; test may be None. difficult: keep the
-    objects marked so. classes: those to keep, in this order; by default all that train has, sorted.
-    The other options are those of `read_coco`.
+    train, test: image sets, the names of files in ImageSets/Main; test may be None. difficult: take the
+    objects marked so as labels; without it what is found there counts neither way. classes: those to keep,
+    in this order; by default all that train has, sorted. The other options are those of `read_coco`.
 
     Raises DataError that names the file and the line for whatever does not fit.
     """
@@ -174,8 +174,9 @@ def _picture(tree: Tree, note: _Note, names: Sequence[str], known: Sequence[str]
         if thing.name not in known:
             told = ", ".join(known) or "no object at all"
             raise DataError(f"{thing.where}: unknown class {shown(thing.name)}; the train set has {told}")
-        if thing.name in names and (difficult or not thing.difficult):
-            marks.append(Mark(thing.corners, names.index(thing.name), thing.where))
+        if thing.name in names:
+            ignored = thing.difficult and not difficult
+            marks.append(Mark(thing.corners, names.index(thing.name), thing.where, ignored))
     candidates = [f"JPEGImages/{note.stem}{suffix}" for suffix in SUFFIXES]
     if note.file:
         candidates.append(inside(f"JPEGImages/{note.file}", note.where))

@@ -20,6 +20,31 @@ _FIELDS = (
 
 
 @dataclass(frozen=True, eq=False)
+class Regions:
+    """Places in n images where what is found counts neither way: crowds, groups, difficult objects.
+
+    boxes: float32, [k, 4]; labels: int64, [k]; offsets: int64, [n + 1], as in `BoxData`.
+    """
+
+    boxes: Float32Array
+    labels: Int64Array
+    offsets: Int64Array
+
+    def take(self, indices: Int64Array) -> "Regions":
+        """Return those of the images at `indices` (int64, [m]), in that order."""
+        rows, offsets = _rows(self.offsets, indices)
+        return Regions(self.boxes[rows], self.labels[rows], offsets)
+
+
+def _rows(offsets: Int64Array, indices: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the places of the boxes of some images, and the offsets of these images by themselves."""
+    counts = np.diff(offsets)[indices]
+    own = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    # Each image's start, counted up.
+    return np.repeat(offsets[:-1][indices] - own[:-1], counts) + np.arange(own[-1]), own
+
+
+@dataclass(frozen=True, eq=False)
 class BoxData:
     """Images with any number of boxes each.
 
@@ -31,6 +56,7 @@ class BoxData:
     attributes: natural keys (weather, town), name to an array [n].
     names: str, [n], the file each image came from; None where there is none.
     annotated: bool, [n], whether annotations speak of the image, though they may mark nothing; None for all.
+    ignored: regions where what is found counts neither way; None where there are none.
 
     Raises DataError if a type, a shape, a length or a value does not fit.
     """
@@ -42,6 +68,7 @@ class BoxData:
     attributes: Mapping[str, NDArray[np.generic]] = field(default_factory=dict)
     names: NDArray[np.str_] | None = None
     annotated: NDArray[np.bool_] | None = None
+    ignored: Regions | None = None
 
     def __post_init__(self) -> None:
         for name, dtype, ndim in _FIELDS:
@@ -86,10 +113,7 @@ class BoxData:
 
         Images in memory are copied; those in a file stay there.
         """
-        counts = self.counts[indices]
-        offsets = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
-        # Row numbers of the chosen boxes: each image's start, counted up.
-        rows = np.repeat(self.offsets[:-1][indices] - offsets[:-1], counts) + np.arange(offsets[-1])
+        rows, offsets = _rows(self.offsets, indices)
         return BoxData(
             self.images.take(indices) if isinstance(self.images, Rows) else self.images[indices],
             self.boxes[rows],
@@ -98,6 +122,7 @@ class BoxData:
             {name: values[indices] for name, values in self.attributes.items()},
             None if self.names is None else self.names[indices],
             None if self.annotated is None else self.annotated[indices],
+            None if self.ignored is None else self.ignored.take(indices),
         )
 
     def _check_lengths(self) -> None:

@@ -34,12 +34,14 @@ def coco_metrics(
     truths: Sequence[tuple["Array", "Array"]],
     detections: Sequence[tuple["Array", "Array", "Array"]],
     classes: Sequence[str],
+    ignored: Sequence[tuple["Array", "Array"]] | None = None,
 ) -> dict[str, Any]:
     """Return map50 (IoU at least 0.5), map75, map (mean of IoU 0.5, 0.55 ... 0.95) and map50_by_class.
 
     truths: for each image its boxes [k, 4] (x1, y1, x2, y2 in pixels) and their labels [k].
     detections: for each image, in the same order, its boxes [k, 4], scores [k] and labels [k]. Arrays or CPU
-    tensors. classes: the name of each label.
+    tensors. classes: the name of each label. ignored: for each image the boxes and labels of regions, such as
+    crowds, inside which a detection counts neither way (COCO's iscrowd).
 
     Values lie in 0..1. A class without a true box counts in no mean and is left out of map50_by_class. With
     no true box at all there is nothing to find and no mean: map50_by_class, empty, is all that is returned.
@@ -51,6 +53,8 @@ def coco_metrics(
     found = [_records(image, *detected, classes) for image, detected in enumerate(detections)]
     if not any(truth):
         return {"map50_by_class": {}}
+    for image, (boxes, labels) in enumerate(ignored or ()):
+        truth[image] += _records(image, boxes, None, labels, classes, iscrowd=1)
     precision = _precision(truth, found, len(classes))  # [IoU, recall, class]
     # -1 marks a class without a true box.
     present = np.flatnonzero((precision > -1).all((0, 1)))
@@ -65,7 +69,7 @@ def coco_metrics(
 
 
 def _records(
-    image: int, boxes: "Array", scores: "Array | None", labels: "Array", classes: Sequence[str]
+    image: int, boxes: "Array", scores: "Array | None", labels: "Array", classes: Sequence[str], iscrowd: int = 0
 ) -> list[dict[str, Any]]:
     """Return the boxes of one image as COCO writes them; ids are given later."""
     corners, kinds = _boxes(boxes), np.asarray(labels).reshape(-1)
@@ -78,7 +82,7 @@ def _records(
     extents = np.concatenate((corners[:, :2], sides), 1).tolist()
     rows = zip(extents, sides.prod(1).tolist(), values.tolist(), kinds.tolist(), strict=True)
     return [
-        {"image_id": image, "category_id": int(kind), "bbox": box, "area": area, "iscrowd": 0, "score": score}
+        {"image_id": image, "category_id": int(kind), "bbox": box, "area": area, "iscrowd": iscrowd, "score": score}
         for box, area, score, kind in rows
     ]
 

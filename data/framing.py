@@ -17,6 +17,7 @@ from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .annotations import (
     SHOWN,
@@ -30,7 +31,7 @@ from .annotations import (
     limited,
 )
 from .arrays import DataError, Int64Array, UInt8Array
-from .boxes_data import BoxData, Float32Array
+from .boxes_data import BoxData, Float32Array, Regions
 from .cores import cores
 from .image_cache import FORMAT, Extent, cached_images
 from .pictures import opened
@@ -89,19 +90,21 @@ class Framing:
         images that fit neither into memory nor into the cache.
         """
         images, sizes = self._images(tree, pictures, part)
-        boxes, labels, counts = self._boxes(pictures, sizes)
+        boxes, labels, owners, ignored = self._boxes(pictures, sizes)
+        marked, others = (
+            (boxes[which], labels[which], _offsets(owners[which], len(pictures))) for which in (~ignored, ignored)
+        )
         columns = {
             name: np.array([picture.attributes.get(name, UNKNOWN) for picture in pictures], np.str_)
             for name in attributes
         }
         return BoxData(
             images,
-            boxes,
-            labels,
-            np.concatenate(([0], np.cumsum(counts))).astype(np.int64),
+            *marked,
             columns,
             np.array([picture.path for picture in pictures], np.str_),
             np.array([picture.annotated for picture in pictures], bool),
+            Regions(*others) if ignored.any() else None,
         )
 
     def _images(self, tree: Tree, pictures: Sequence[Picture], part: str) -> tuple[UInt8Array | Rows, Sequence[Extent]]:
@@ -143,8 +146,8 @@ class Framing:
 
     def _boxes(
         self, pictures: Sequence[Picture], sizes: Sequence[Extent]
-    ) -> tuple[Float32Array, Int64Array, Int64Array]:
-        """Return the boxes that are good and large enough, float32 [m, 4], their labels and how many each picture has.
+    ) -> tuple[Float32Array, Int64Array, Int64Array, NDArray[np.bool_]]:
+        """Return the boxes that are good and large enough, float32 [m, 4], their labels, pictures and whether ignored.
 
         Raises DataError for bad boxes, unless they are to be left out.
         """
@@ -176,7 +179,8 @@ class Framing:
         sides = np.diff(moved.astype(np.float64), axis=1).min((1, 2))
         kept = np.flatnonzero(~bad & (sides >= self.min_side))
         labels = np.array([mark.label for mark in marks], np.int64)[kept]
-        return moved[kept].reshape(-1, 4), labels, np.bincount(owners[kept], minlength=len(pictures))
+        ignored = np.array([mark.ignored for mark in marks], bool)[kept]
+        return moved[kept].reshape(-1, 4), labels, owners[kept], ignored
 
     def _tell(self, faults: Sequence[str]) -> None:
         if not faults:
@@ -185,6 +189,11 @@ class Framing:
         if self.bad_boxes == "error":
             raise DataError(f"{len(faults)} bad box(es); set bad_boxes: drop to leave them out: {told}")
         log.warning("%d bad box(es) left out: %s", len(faults), told)
+
+
+def _offsets(owners: Int64Array, images: int) -> Int64Array:
+    """Return where the boxes of each image begin, int64 [images + 1], from the image of each box, ascending."""
+    return np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=images)))).astype(np.int64)
 
 
 @lru_cache(1024)

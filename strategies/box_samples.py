@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.box_views import Targets
-from ..data.boxes_data import BoxData
+from ..data.boxes_data import BoxData, Regions
 from ..data.coco_map import coco_metrics
 from ..models.detections import ObjectDetector
 from .samples import Batch, Metrics, Samples
@@ -21,7 +21,7 @@ class BoxSamples(Samples):
 
     `targets` holds (boxes [k, 4] in pixels, labels int64 [k]) for each image; empty for unlabelled images, whose true
     boxes stand in `truths` for diagnostics only, and are known where `annotated` is true. `domains` names the domain of
-    each image where one is known.
+    each image where one is known. What is found in `ignored`, boxes and labels of each image, counts neither way.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class BoxSamples(Samples):
         )
         nothing = (torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
         self.targets = self.truths if labelled else [nothing] * len(data)
+        self.ignored = _ignored(data.ignored) or [nothing] * len(data)
 
     def batch(self, index: Tensor) -> Batch:
         """Give the images at `index` with their boxes, without a view."""
@@ -61,7 +62,7 @@ class BoxSamples(Samples):
         """Give the images at `index`, int64 [m], in that order, with their boxes."""
         part, places = super().take(index), index.tolist()
         part.truths, part.targets = [self.truths[i] for i in places], [self.targets[i] for i in places]
-        part.annotated = [self.annotated[i] for i in places]
+        part.annotated, part.ignored = [self.annotated[i] for i in places], [self.ignored[i] for i in places]
         part.domains = None if self.domains is None else [self.domains[i] for i in places]
         return part
 
@@ -98,12 +99,26 @@ class BoxSamples(Samples):
             found += model.detect(self.x(index.to(self.truth.device)), confidence=_CONFIDENCE)  # type: ignore[operator]
         detections = [tuple(part.cpu() for part in (each.boxes, each.scores, each.labels)) for each in found]
         truths = [(boxes.cpu(), labels.cpu()) for boxes, labels in self.truths]
-        whole = coco_metrics(truths, detections, self.classes)
+        ignored = [(boxes.cpu(), labels.cpu()) for boxes, labels in self.ignored]
+        whole = coco_metrics(truths, detections, self.classes, ignored)
         metrics: Metrics = {name: whole[name] for name in ("map50", "map75", "map") if name in whole}
         metrics |= {f"map50_by_class.{name}": value for name, value in whole["map50_by_class"].items()}
         for domain in sorted(set(self.domains or ())):
             rows = [number for number, name in enumerate(self.domains or ()) if name == domain]
-            part = coco_metrics([truths[row] for row in rows], [detections[row] for row in rows], self.classes)
+            part = coco_metrics(
+                [truths[row] for row in rows],
+                [detections[row] for row in rows],
+                self.classes,
+                [ignored[row] for row in rows],
+            )
             if "map50" in part:
                 metrics[f"map50_by_domain.{domain}"] = part["map50"]
         return metrics
+
+
+def _ignored(regions: Regions | None) -> list[tuple[Tensor, Tensor]]:
+    if regions is None:
+        return []
+    counts = (regions.offsets[1:] - regions.offsets[:-1]).tolist()
+    boxes, labels = torch.from_numpy(regions.boxes.copy()), torch.from_numpy(regions.labels.copy())
+    return list(zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True))

@@ -78,7 +78,12 @@ def test_classes_are_chosen_and_boxes_of_others_left_out(coco):
     content["annotations"].append({"id": 9, "image_id": 10, "category_id": 3, "bbox": [0, 0, 8, 8]})
     content["annotations"].append({"id": 10, "image_id": 10, "category_id": 7, "bbox": [0, 0, 8, 8], "iscrowd": True})
     write(coco / "annotations" / "train.json", content)
-    assert len(read_coco(coco, size=SIZE).train.boxes) == 3
+    train = read_coco(coco, size=SIZE).train
+    assert len(train.boxes) == 3
+    for found, offsets in ((train, [0, 1, 1]), (train.take(np.array([1, 0])), [0, 0, 1])):
+        regions = found.ignored
+        assert (regions.offsets.tolist(), regions.labels.tolist()) == (offsets, [1])
+        np.testing.assert_allclose(regions.boxes, [[0, 0, 6.4, 6.4]], atol=1e-5)
     data = read_coco(coco, size=SIZE, classes=("car",), test=None)
     assert data.classes == ("car",)
     assert data.train.box_labels.tolist() == [0, 0]
@@ -222,7 +227,10 @@ def test_soda10m_adds_pictures_without_labels(tmp_path):
 def test_voc_keeps_difficult_objects_on_demand(tmp_path):
     make_voc(tmp_path)
     assert read_voc(tmp_path, size=SIZE).classes == ("car", "person")
-    data = read_voc(tmp_path, size=SIZE, difficult=True)
+    without, data = (read_voc(tmp_path, size=SIZE, difficult=kept) for kept in (False, True))
+    assert data.train.ignored is None
+    np.testing.assert_allclose(without.train.ignored.boxes, [[0, 0, 4, 7.2]], atol=1e-5)
+    assert len(without.train.boxes) == len(data.train.boxes) - 1
     np.testing.assert_allclose(data.train.boxes[1], [0, 0, 4, 7.2], atol=1e-5)
 
 

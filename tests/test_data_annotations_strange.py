@@ -20,7 +20,7 @@ from trees_for_tests import (
 
 from fedbox.data import DataError
 from fedbox.data.annotations_coco import read_coco, read_soda10m
-from fedbox.data.annotations_driving import read_cityscapes
+from fedbox.data.annotations_driving import CITYSCAPES_CLASSES, read_cityscapes
 from fedbox.data.annotations_voc import read_voc
 from fedbox.data.annotations_yolo import read_yolo
 
@@ -95,7 +95,10 @@ def test_other_labels_of_cityscapes_are_known(tmp_path: Path) -> None:
     labels = ["ego vehicle", "license plate", "rail track", "polegroup", "bicyclegroup", "caravan"]
     objects = [{"label": label, "polygon": square} for label in labels]
     edit(path, ("objects",), [*objects, {"label": "caar", "polygon": square, "deleted": 1}])
-    assert len(read_cityscapes(tmp_path, size=SIZE).train.boxes) == 0
+    train = read_cityscapes(tmp_path, size=SIZE).train
+    assert len(train.boxes) == 0
+    assert train.ignored is not None
+    assert train.ignored.labels.tolist() == [CITYSCAPES_CLASSES.index("bicycle")]  # of the classes, the group alone
 
 
 @pytest.mark.parametrize(

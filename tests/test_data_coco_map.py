@@ -108,6 +108,20 @@ def test_nothing_true_and_nothing_found_are_defined():
     assert set(unfound["map50_by_class"].values()) == {0.0}
 
 
+def test_what_is_found_in_a_crowd_counts_neither_way():
+    """By hand: one true box, found second; the best detection lies inside a crowd of its class, the last beside all."""
+    truth = [(np.array([[0, 0, 10, 10]]), np.array([0]))]
+    crowd = [(np.array([[50, 50, 100, 100]]), np.array([0]))]
+    boxes = np.array([[60, 60, 70, 70], [0, 0, 10, 10], [30, 30, 40, 40]])
+    detections = [(boxes, np.array([0.9, 0.8, 0.7]), np.array([0, 0, 0]))]
+    assert coco_metrics(truth, detections, CLASSES)["map50"] == pytest.approx(0.5)
+    assert coco_metrics(truth, detections, CLASSES, crowd)["map50"] == 1.0
+    other = [(crowd[0][0], np.array([1]))]  # a crowd of another class hides nothing
+    assert coco_metrics(truth, detections, CLASSES, other)["map50"] == pytest.approx(0.5)
+    assert set(coco_metrics(truth, detections, CLASSES, other)["map50_by_class"]) == {"car"}
+    assert coco_metrics([NONE], detections, CLASSES, crowd) == {"map50_by_class": {}}
+
+
 def test_a_class_without_truth_counts_in_no_mean():
     box = np.array([[0, 0, 10, 10]])
     result = coco_metrics([(box, [0])], [(np.repeat(box, 2, 0), [0.9, 0.8], [0, 1])], CLASSES)
