@@ -248,6 +248,7 @@ class Coordinator:
             site = self.own.site(round_)
             metrics |= figures(self.half.evaluate(site, site.test), self.half, "evaluate")
             return None
+        self.writer.wait()  # the last measure reads the copy until then
         copy = self.own.copy(round_)
         self.half.bring(copy)
         return partial(copy.evaluate, copy.test)

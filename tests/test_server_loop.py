@@ -1,6 +1,8 @@
 """The round loop: the order of replies, early ends, what listeners hear, what a changed place of checkpoints does."""
 
 import random
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Event
@@ -154,6 +156,25 @@ def test_the_next_round_does_not_wait_for_the_evaluation(
     assert result.summary["model_sha256"] == alone.summary["model_sha256"]
     assert result.metrics == alone.metrics
     assert [heard for heard in beside.heard if heard[0] == "round"] == [("round", 1), ("round", 2), ("round", 3)]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "centralized"])
+def test_an_evaluation_that_takes_longer_than_a_round_measures_its_own_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """The next evaluation needs the copy of the model that this one still reads."""
+    changes: dict[str, Any] = {"rounds": 4, "strategy": strategy, "evaluate__stop": {}}
+    alone = run(tmp_path / "alone", engine__workers=1, **changes)
+    evaluate = Samples.evaluate
+
+    def slow(self: Samples, model: Any, batch_size: int) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(1)
+        return evaluate(self, model, batch_size)
+
+    monkeypatch.setattr(Samples, "evaluate", slow)
+    beside = run(tmp_path / "beside", engine__workers=2, **changes)
+    assert lines(beside.folder) == lines(alone.folder)
 
 
 @pytest.mark.parametrize("change", [{"evaluate__stop": {"patience": 2}}, {"strategy": "plugins_for_tests:measuring"}])
