@@ -22,7 +22,7 @@ def check(
     ] = None,
     toy: Annotated[
         Literal["classes", "few-labels", "boxes"] | None,
-        typer.Option(help="Toy problem (default: classes; for a built-in strategy, the one that fits)."),
+        typer.Option(help="Toy problem (default: classes, or boxes where the client half needs them)."),
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Make this check alone; may be repeated.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the outcome to this file.")] = None,

@@ -60,7 +60,8 @@ class Subject:
     ) -> None:
         self.strategy = named(strategy)
         self.plugin = find(self.strategy)
-        self.trial = trial or BUILT_IN.get(self.strategy, Trial())
+        fitting = Trial("boxes" if self.plugin.client.needs == "boxes" else "classes")
+        self.trial = trial or BUILT_IN.get(self.strategy, fitting)
         if toy is not None and toy != self.trial.toy:
             self.trial = Trial(toy)
         if self.trial.toy not in TOYS:

@@ -196,6 +196,15 @@ class BulkyServer(ServerHalf[Settings]):
 bulky = Plugin(Settings, BulkyClient, BulkyServer)
 
 
+class BoxedClient(ClientHalf[Settings]):
+    """Wants images with boxes."""
+
+    needs = "boxes"
+
+
+boxed = Plugin(Settings, BoxedClient, ServerHalf)
+
+
 class MeasuringServer(ServerHalf[Settings]):
     """Has an evaluation of its own."""
 

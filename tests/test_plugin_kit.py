@@ -321,6 +321,12 @@ def test_a_name_that_two_packages_offer_is_refused(five: Path, tmp_path: Path, m
         find("five")
 
 
+def test_the_toy_problem_is_one_that_the_strategy_can_work_with() -> None:
+    with Subject("plugins_for_tests:boxed") as boxed, Subject("plugins_for_tests:noisy") as other:
+        assert (boxed.trial.toy, other.trial.toy) == ("boxes", "classes")
+        assert boxed.config.data.dataset == "scenes"
+
+
 def test_every_check_has_a_name_of_its_own() -> None:
     assert len(CHECK) == len(CHECKS)
     assert all(isinstance(check, Check) and check.about for check in CHECKS)
