@@ -19,7 +19,9 @@ from typing import Any
 
 import yaml
 
-from fedbox.server.records import read_rounds
+from fedbox.server.records import WHOLE, read_rounds
+
+_LEAST_GAP = 0.01  # of which a share says anything
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,18 @@ class Job:
         """Give summary.json of the finished run; None before."""
         path = self.out / "summary.json"
         summary: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return summary if summary.get("status") == "completed" else None
+        return summary if summary.get("status") in WHOLE else None
+
+    @property
+    def stale(self) -> bool:
+        """Say whether the folder holds a run with other settings than the study has now."""
+        path = self.out.parent / f"{self.seed}.settings.json"
+        return self.out.exists() and path.exists() and json.loads(path.read_text()) != self.settings
+
+    @property
+    def settings(self) -> list[str]:
+        """The command line without the folder of the data, which may have moved."""
+        return [argument for argument in self.arguments if not argument.startswith("data.root=")]
 
 
 def jobs(study: dict[str, Any], out: Path, rows: list[str], seeds: list[str]) -> Iterator[Job]:
@@ -75,6 +88,7 @@ def run(job: Job) -> None:
     """Run one job in a process of its own, unless it is complete."""
     if job.summary is None:
         job.out.parent.mkdir(parents=True, exist_ok=True)
+        (job.out.parent / f"{job.seed}.settings.json").write_text(json.dumps(job.settings))
         resume = ["--resume"] if (job.out / "config.yaml").exists() else []
         command = ["run", *job.arguments, "--workers", "1", "-q", "--out", str(job.out), *resume]
         print("fedbox", *command, flush=True)
@@ -195,16 +209,20 @@ def differences(cells: Cells, row: str, other: str, column: str) -> list[float]:
 
 
 def share_of_gap(study: dict[str, Any], cells: Cells, row: str, column: str) -> str:
-    """Give the mean share of the gap that the row closes, in brackets; nothing where none is asked for."""
+    """Give the mean share of the gap that the row closes, in brackets.
+
+    Nothing where none is asked for, or where a seed has no gap: a share of next to nothing would be the whole mean.
+    """
     gap = study.get("gap")
     if gap is None or column not in gap["of"] or row in (gap["from"], gap["to"]):
         return ""
     at = {name: cells.get(name, {}).get(column, {}) for name in (row, gap["from"], gap["to"])}
     low, high = at[gap["from"]], at[gap["to"]]
-    shares = [
-        (found - low[seed]) / (high[seed] - low[seed]) for seed, found in at[row].items() if seed in low.keys() & high
-    ]
-    return f" ({100 * statistics.fmean(shares):.0f} %)" if shares else ""
+    seeds = [seed for seed in at[row] if seed in low.keys() & high]
+    if not seeds or min(high[seed] - low[seed] for seed in seeds) < _LEAST_GAP:
+        return ""
+    shares = [(at[row][seed] - low[seed]) / (high[seed] - low[seed]) for seed in seeds]
+    return f" ({100 * statistics.fmean(shares):.0f} %)"
 
 
 def spread(values: list[float], form: str = ".3f") -> str:
@@ -233,6 +251,8 @@ def main() -> int:
     study["all"] = {**study.get("all", {}), **given}
     out = options.out or Path("runs/studies") / options.study.stem
     listed = list(jobs(study, out, options.rows, options.seeds))
+    if stale := [str(job.out) for job in listed if job.stale]:
+        parser.error(f"run with other settings than the study has now; remove them or give --out: {', '.join(stale)}")
     complete = True
     if not options.table:
         complete = run_all(listed, options.jobs)

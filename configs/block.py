@@ -11,4 +11,4 @@ Count = Annotated[int, Field(ge=1)]
 class Block(BaseModel):
     """A strict, frozen block of the configuration."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True, allow_inf_nan=False)

@@ -153,6 +153,8 @@ def value_column(split: str, rows: Split, column: str) -> NDArray[Any]:
     if values.dtype == object or values.ndim != 1:
         raise DataError(f"attribute {column!r} must be a column of numbers or texts without gaps")
     kind = rows.features[column]
+    if hasattr(kind, "names") and len(values) and values.min() < 0:
+        raise DataError(f"split {split!r}, row {int(values.argmin())}: attribute {column!r} holds no label (-1)")
     return np.asarray(kind.names)[values] if hasattr(kind, "names") else values
 
 

@@ -14,6 +14,7 @@ from .errors import ModelError
 from .hub import Quiet, folder_of, reading
 
 _BASE = 256
+_SHIFTED = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert")
 
 
 def hf_text(
@@ -41,6 +42,8 @@ def hf_text(
     with reading("hf_text", weights):
         config = library.AutoConfig.from_pretrained(folder, local_files_only=True)
     places = getattr(config, "max_position_embeddings", None)
+    if places is not None and config.model_type in _SHIFTED:  # their first places are for fillings
+        places -= config.pad_token_id + 1
     if places is not None and shape[2] > places:
         raise ModelError(f"hf_text: sentences have up to {shape[2]} tokens; {weights!r} takes at most {places}.")
     if not words:

@@ -56,6 +56,12 @@ class Collected:
         late = {"late_updates": float(self.late)} if self.late else {}
         return {name: value for name, value in means.items() if value is not None} | late
 
+    def reasons(self, most: int = 5) -> str:
+        """Give the first failures in lines, and how many there are beside them."""
+        lines = [f"  {each.client} ({each.kind}): {each.reason}" for each in self.failures[:most]]
+        more = len(self.failures) - most
+        return "\n".join(lines + ([f"  and {more} more"] if more > 0 else []))
+
     def failure_rows(self) -> list[dict[str, str]]:
         """Give the failures as plain mappings."""
         return [asdict(failure) for failure in self.failures]

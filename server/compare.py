@@ -63,6 +63,10 @@ class CompareRow:
     p_t_holm: float = NAN
     p_flip_holm: float = NAN
     cost: Cost | None = None
+    pairs: int = 0
+    """Seeds that this row and the first one have in common."""
+    missing: int = 0
+    """Runs that are in no figure: they failed or broke off, or the metric was not finite at their end."""
 
 
 def finals(group: Group, metric: str) -> dict[str, float]:
@@ -71,8 +75,11 @@ def finals(group: Group, metric: str) -> dict[str, float]:
     return {seed: value for seed, value in told.items() if math.isfinite(value)}
 
 
-def compare_rows(groups: Sequence[Group], metric: str, target: Target | None = None) -> list[CompareRow]:
-    """Compare every group with the first one."""
+def compare_rows(
+    groups: Sequence[Group], metric: str, target: Target | None = None, wanted: Mapping[str, int] | None = None
+) -> list[CompareRow]:
+    """Compare every group with the first one. `wanted`: how many runs a label should have, where more than it has."""
+    due = [max(len(group.runs), (wanted or {}).get(group.label, 0)) for group in groups]
     first = finals(groups[0], metric) if groups else {}
     told = [finals(group, metric) for group in groups]
     pairs = [seed_differences(values, first) if place else [] for place, values in enumerate(told)]
@@ -93,7 +100,9 @@ def compare_rows(groups: Sequence[Group], metric: str, target: Target | None = N
                 p_flip[place],
                 t_holm,
                 flip_holm,
-                cost_of(group, target) if target else None,
+                cost_of(group, target, due[place]) if target else None,
+                len(apart),
+                due[place] - len(values),
             )
         )
     return rows
@@ -104,13 +113,13 @@ def seed_differences(values: Mapping[str, float], first: Mapping[str, float]) ->
     return [values[seed] - first[seed] for seed in values if seed in first]
 
 
-def cost_of(group: Group, target: Target) -> Cost:
-    """Give what the runs of a group needed until a round first met the target."""
-    costs = [cost for run in group.used if (cost := _run_cost(run, target))]
+def cost_of(group: Group, target: Target, runs: int) -> Cost:
+    """Give what the runs of a group needed until a round first met the target; of `runs`, those that failed did not."""
+    costs = [cost for run in group.runs if run.whole and (cost := _run_cost(run, target))]
     if not costs:
-        return Cost(0, len(group.used))
+        return Cost(0, runs)
     means = [mean_std(finite(column))[0] for column in zip(*costs, strict=True)]
-    return Cost(len(costs), len(group.used), *means)
+    return Cost(len(costs), runs, *means)
 
 
 def _run_cost(run: RunRecord, target: Target) -> tuple[float, float, float] | None:

@@ -71,13 +71,24 @@ def _p(value: float) -> str:
 
 def explain(rows: Sequence[CompareRow], metric: str, target: Target | None) -> list[str]:
     """Say in sentences how the table's figures were made and what limits them."""
-    fewest = min((len(row.seeds) for row in rows), default=0)
+    fewest = min((row.pairs for row in rows[1:]), default=min((len(row.seeds) for row in rows), default=0))
     many = len(rows) > 2
     text = [
         f"{metric} is that of the last round. Mean and sample standard deviation over seeds; Student's t interval.",
         f"Differences are those to {rows[0].label}, seed by seed. Two-sided p-values of the paired t-test (normal "
         "differences) and of the exact sign-flip permutation test (symmetric ones)"
         + (f", each corrected by Holm's method over {len(rows) - 1} rows." if many else "."),
+    ]
+    text += [
+        f"{row.missing} of {row.missing + len(row.seeds)} runs of {row.label} failed, broke off, or ended on a value "
+        f"of {metric} that is not finite: no figure but the count of those that reached a target has them."
+        for row in rows
+        if row.missing
+    ]
+    text += [
+        f"{row.label} and {rows[0].label} have {row.pairs} seeds in common, on which difference and tests rest."
+        for row in rows[1:]
+        if row.pairs < max(len(row.seeds), len(rows[0].seeds))
     ]
     if 2 <= fewest <= 16:
         text.append(f"With {fewest} seeds no sign-flip p-value is below {2 / 2**fewest:.3g} before the correction.")
@@ -98,7 +109,7 @@ def markdown(rows: Sequence[CompareRow], metric: str, target: Target | None) -> 
 def csv_text(rows: Sequence[CompareRow]) -> str:
     """Give all figures at full precision, raw p-values too; an empty cell is an unknown figure."""
     names = ["label", "seeds", "mean", "std", "low", "high", "difference", "difference_low", "difference_high"]
-    names += ["p_t", "p_t_holm", "p_flip", "p_flip_holm"]
+    names += ["p_t", "p_t_holm", "p_flip", "p_flip_holm", "pairs", "missing"]
     cost = ["reached", "runs", "rounds", "bytes", "seconds"] if rows and rows[0].cost else []
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -155,6 +166,13 @@ def html(rows: Sequence[CompareRow], groups: Sequence[Group], metric: str, targe
 
 def picture(groups: Sequence[Group], metric: str) -> bytes:
     """Draw the metric over rounds as a PNG: a line for the mean over seeds, a band of one deviation to either side."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # a label may hold a dollar sign
+        return _drawn(groups, metric)
+
+
+def _drawn(groups: Sequence[Group], metric: str) -> bytes:
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

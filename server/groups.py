@@ -123,7 +123,7 @@ def main_metric(runs: Sequence[RunRecord]) -> str:
 
 
 def figures(run: RunRecord, metric: str) -> dict[str, float]:
-    """Give a run's final figures, from its summary or else from its rounds; NaN for what is unknown."""
+    """Give a run's final figures, from its rounds or else from its summary; NaN for what is unknown."""
     curve = [(r.round, r.metrics[metric]) for r in run.rounds if metric in r.metrics]
     known = [point for point in curve if math.isfinite(point[1])]
     choose = min if lower_is_better(metric) else max
@@ -138,7 +138,8 @@ def figures(run: RunRecord, metric: str) -> dict[str, float]:
         "seconds": math.fsum(sum(phases(r).values()) for r in run.rounds),
     }
     return {key: as_number(run.summary.get(key, value)) for key, value in sums.items()} | {
-        "final": as_number(final[metric]) if metric in final else curve[-1][1] if curve else math.nan,
+        # Of a metric that is no longer finite the summary keeps the last value that was.
+        "final": curve[-1][1] if curve else as_number(final.get(metric)),
         "best": as_number(kept.get("value", best)),
         "best_round": as_number(kept.get("round", at)),
         "client_mean": mean_std(clients)[0] if finite(clients) else as_number(final.get(f"client_{metric}")),

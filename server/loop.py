@@ -132,11 +132,14 @@ class Coordinator:
             refined = self.half.refine(self.own.site(round_))
         metrics: dict[str, float] = figures(refined, self.half, "refine") | trained.means()
         evaluated, measure = Collected(), None
-        if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds:
+        counted = self.stopper.see(metrics)  # a run that ends by what training told is evaluated all the same
+        if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds or self.stopper.done:
             with self._clock.timed("evaluate"):
                 measure = self._measure(round_, metrics)
                 evaluated = self._evaluate(round_, list(trained.clients), metrics)
-        self.stopper.see(metrics)
+            self.stopper.miss(metrics)
+        if not counted:
+            self.stopper.see(metrics)
         record = self._record(round_, ask.phase if ask else "server", metrics, trained, evaluated)
         self.chooser.see(clean(record))
         self._commit(record, began, self.chooser.probed.visits + trained.visits + evaluated.visits, measure)
@@ -225,13 +228,9 @@ class Coordinator:
         record = self._record(round_, FAILED, {}, trained, Collected())
         self.writer.wait()
         self.records.append({**record, "seconds": {**self._clock.seconds, "total": sum(self._clock.seconds.values())}})
-        reasons = "\n".join(f"  {f.client} ({f.kind}): {f.reason}" for f in trained.failures[:5])
-        more = len(trained.failures) - 5
         raise RunFailedError(
-            f"round {round_}: {len(trained.clients)} of {cohort} clients succeeded, "
-            f"clients.min_success wants {needed}:\n{reasons}"
-            + (f"\n  and {more} more" if more > 0 else "")
-            + "\nmend the cause, then go on with --resume"
+            f"round {round_}: {len(trained.clients)} of {cohort} clients succeeded, clients.min_success wants {needed}:\n"
+            f"{trained.reasons()}\nmend the cause, then go on with --resume"
         )
 
     def _measure(self, round_: int, metrics: dict[str, float]) -> Measure | None:

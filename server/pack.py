@@ -1,5 +1,6 @@
 """`fedbox pack`: a configuration as an app for Flower's own runtime (SuperLink and SuperNodes), run by `flwr run`."""
 
+import re
 from pathlib import Path
 
 from ..configs import Config
@@ -55,7 +56,7 @@ def pack(config: Config, clients: int, out: Path, folder: Path) -> Path:
         raise FolderError("a configuration with an apostrophe cannot be packed: TOML would end the text there")
     out.mkdir(parents=True, exist_ok=True)
     facts = {
-        "name": config.name.lower().replace("_", "-").replace(".", "-"),
+        "name": re.sub(r"[-_.]+", "-", config.name.lower()).strip("-") or "run",
         "strategy": config.strategy,
         "dataset": config.data.dataset,
         "version": RELEASE,

@@ -26,8 +26,8 @@ WHOLE = ("completed", "stopped")
 
 
 def lower_is_better(metric: str) -> bool:
-    """Say whether a metric improves as it falls; losses and spreads do."""
-    return metric.endswith(_LOWER_IS_BETTER)
+    """Say whether a metric improves as it falls; losses and spreads do, also by domain or class."""
+    return metric.partition(".")[0].partition("_by_")[0].endswith(_LOWER_IS_BETTER)
 
 
 class Records:
@@ -133,7 +133,7 @@ def nested(metrics: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in metrics.items():
         head, dot, tail = name.partition(".")
-        if dot:
+        if dot and head not in metrics:  # beside a figure of that name it keeps its own
             found.setdefault(head, {})[tail] = value
         else:
             found[head] = value

@@ -50,6 +50,10 @@ class Cell:
             lines = "\n".join(f"  {line}" for line in other)
             raise FolderError(f"{self.folder} holds a run of another configuration; give another --out:\n{lines}")
         whole = summary.get("status") == "completed" and summary.get("rounds") == self.config.rounds
+        # A resumed run may have another stop than before, so that `differences` passes over it; here it decides.
+        stop, wanted = (config["evaluate"]["stop"] for config in (before, self.config.model_dump(mode="json")))
+        if summary.get("status") == "stopped" and stop != wanted:
+            raise FolderError(f"{self.folder} ended by evaluate.stop={stop}, this run has {wanted}; give another --out")
         return whole or summary.get("status") == "stopped"
 
 
@@ -75,9 +79,21 @@ def grid(
 
 
 def _axis(text: str) -> list[tuple[str, str]]:
-    """Read `key=a,b,c`; commas inside brackets do not part values."""
+    """Read `key=a,b,c`; commas inside brackets and quotes do not part values."""
     key, sign, values = text.partition("=")
-    found = re.findall(r"(?:\[[^\]]*\]|\{[^}]*\}|[^,\[{])+", values)
+    found, depth, quote = [""], 0, ""
+    for letter in values:
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"" and not found[-1].strip("[{ "):  # YAML's quotes begin a value
+            quote = letter
+        elif letter in "[{]}":
+            depth += 1 if letter in "[{" else -1
+        elif letter == "," and depth == 0:
+            found.append("")
+            continue
+        found[-1] += letter
+    found = [value for value in found if value.strip()]
     if not sign or not key.strip() or not found:
         raise ConfigError("compare", [Fault(text, "a sweep is written key=a,b,c, as strategy=fedavg,fedprox")])
     return [(key.strip(), value.strip()) for value in found]
@@ -139,7 +155,8 @@ def summarize(
             raise ConfigError(
                 "compare", [Fault(option, f"no run recorded '{name}'; there are {', '.join(sorted(known))}")]
             )
-    rows = compare_rows(groups, chosen, target)
+    wanted = {label: sum(cell.label == label for cell in cells) for label in labels}
+    rows = compare_rows(groups, chosen, target, wanted)
     files = write_comparison(out, groups, rows, chosen, target)
     files.append(write_report([cell.folder for cell in there], out / "report.html"))
     return rows, chosen, files

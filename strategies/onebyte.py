@@ -184,8 +184,10 @@ class OneByteServer(ServerHalf[OneByteSettings]):
             raise RefusedUpdateError(
                 f"{client}: {bad} of {wanted} scalars are not finite (NaN or infinite); a smaller train.lr may mend it"
             )
-        if wanted:
-            total[machine(client)] = np.array(codes)
+        number = machine(client)
+        # Two clients may have equal numbers, by a rare chance: the first by name counts, whoever came first.
+        if wanted and (number not in total or client < total[number][0]):
+            total[number] = client, np.array(codes)
 
     def _check_digest(self, client: str, found: NDArray[Any]) -> None:
         _, standing = self.members.get(client, (0, _FINE))
@@ -205,7 +207,7 @@ class OneByteServer(ServerHalf[OneByteSettings]):
         """Apply the round's bytes."""
         while self.log.last < round_ - 1:  # rounds in which nobody was asked
             self.log.append({})
-        self.log.append(total)
+        self.log.append({number: codes for number, (_, codes) in total.items()})
         newest = ScalarLog(self.settings.samples, round_ - 1, self.log.entries[-1:])
         self.vector = replay(self.vector, newest, self.settings, self.train, self.seed)
         self.log.trim(self._model_bytes())
@@ -219,7 +221,7 @@ class OneByteServer(ServerHalf[OneByteSettings]):
         codes = encode(values, self.settings.largest)
         if (codes == NOT_FINITE).any():
             raise ValueError("onebyte: a scalar of the server is not finite; a smaller train.lr often mends it")
-        self.finish({0: codes}, site.round)
+        self.finish({0: (site.name, codes)}, site.round)
         return {"train_loss": loss}
 
     def state(self) -> Arrays:

@@ -196,6 +196,11 @@ class PrototypeServer(ServerHalf[S]):
         if update.examples == 0 or means is None or labels is None:
             return
         count, width = self.prototypes.shape
+        if labels.ndim != 1 or labels.dtype.kind not in "iu" or means.dtype != np.float32:
+            raise RefusedUpdateError(
+                f"prototypes of type {means.dtype} for classes of type {labels.dtype} and shape {labels.shape}; "
+                "wanted: float32 for whole numbers, one axis"
+            )
         if means.shape != (len(labels), width):
             raise RefusedUpdateError(
                 f"prototypes of shape {means.shape} for {len(labels)} classes; wanted: {width} features each"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -78,6 +79,33 @@ def test_tables_hold_means_deviations_and_paired_differences(study: ModuleType, 
         "| first | 0.000 ± 0.000 | 0.500 ± 0.141 |",
         "| second | 0.400 |  |",
     ]
+
+
+def test_a_share_of_no_gap_is_none_and_a_run_with_other_settings_is_told(
+    study: ModuleType, tmp_path: Path, monkeypatch: Any
+) -> None:
+    plan = {
+        "config": "quickstart",
+        "seeds": {1: {"seed": 1}},
+        "rows": {"low": {}, "high": {"set": {"rounds": 2}}, "mine": {"set": {"rounds": 3}}},
+        "columns": {"accuracy": "accuracy"},
+        "gap": {"from": "low", "to": "high", "of": ["accuracy"]},
+    }
+    runs = {job.row: job for job in study.jobs(plan, tmp_path / "out", [], [])}
+    for row, value in (("low", 0.2), ("high", 0.6), ("mine", 0.5)):
+        finished(runs[row], [value])
+    assert study.table(plan, list(runs.values())).splitlines()[-1] == "| mine | 1 | 0.500 (75 %) |"
+    shutil.rmtree(runs["high"].out)
+    finished(runs["high"], [0.2])
+    assert study.table(plan, list(runs.values())).splitlines()[-1] == "| mine | 1 | 0.500 |"
+    (tmp_path / "out" / "mine" / "1.settings.json").write_text(json.dumps(["quickstart", "rounds=9"]))
+    assert [job.stale for job in runs.values()] == [False, False, True]
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    monkeypatch.setattr(
+        "sys.argv", ["study.py", str(tmp_path / "plan.yaml"), "--out", str(tmp_path / "out"), "--table"]
+    )
+    with pytest.raises(SystemExit):
+        study.main()
 
 
 def test_a_row_waits_for_the_runs_whose_models_it_needs(study: ModuleType, tmp_path: Path, monkeypatch: Any) -> None:

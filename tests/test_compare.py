@@ -1,6 +1,7 @@
 """`fedbox compare`: its statistics against scipy, its grid, its files, and that it does only what is missing."""
 
 import csv
+import json
 import math
 import shutil
 import subprocess
@@ -17,12 +18,12 @@ from scipy import stats  # type: ignore[import-untyped]
 
 from fedbox.configs import ConfigError
 from fedbox.server.compare import Target, compare_rows
-from fedbox.server.compare_files import latex, write_comparison
+from fedbox.server.compare_files import explain, latex, picture, write_comparison
 from fedbox.server.folder import FolderError
 from fedbox.server.groups import Group
 from fedbox.server.paired import holm, paired_t, sign_flip, t_interval, t_quantile, t_two_sided
 from fedbox.server.runs import load_run
-from fedbox.simulations.compare import grid, read_seeds, read_target, run_grid, summarize
+from fedbox.simulations.compare import _axis, grid, read_seeds, read_target, run_grid, summarize
 
 TOY = ["rounds=2", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "engine.workers=1"]
 VALUES = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=9)
@@ -86,6 +87,51 @@ def test_rows_pair_by_seed_and_count_the_cost(tmp_path: Path) -> None:
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert len(files[".md"].read_text().splitlines()[0].split("|")) == 10
     assert {tag for tag, _ in Tags(files[".html"].read_text()).seen} >= {"table", "svg", "h1"}
+
+
+def test_runs_that_failed_or_diverged_are_missed_in_so_many_words(tmp_path: Path) -> None:
+    good = _group(tmp_path, 0, "good", [0.6, 0.7, 0.8])
+    failed = make_run(tmp_path / "wild-2", [0.95], seed=2, name="wild", status="failed")
+    wild = Group(1, "wild", (*_group(tmp_path, 1, "wild", [0.9, 0.92]).runs, load_run(failed)))
+    nan = make_run(tmp_path / "nan", [0.9, None], seed=0, name="nan")
+    summary = json.loads((nan / "summary.json").read_text())
+    (nan / "summary.json").write_text(json.dumps({**summary, "metrics": {"accuracy": 0.9}}))  # the last finite one
+    diverged = Group(2, "nan", (load_run(nan),))
+    rows = compare_rows([good, wild, diverged], "accuracy", Target("accuracy", 0.85), {"good": 3, "wild": 4, "nan": 1})
+    assert [(row.missing, row.pairs, len(row.seeds)) for row in rows] == [(0, 0, 3), (2, 2, 2), (1, 0, 0)]
+    assert [(row.cost.reached, row.cost.runs) for row in rows if row.cost] == [(0, 3), (2, 4), (1, 1)]
+    assert math.isnan(rows[2].mean)
+    told = "\n".join(explain(rows, "accuracy", None))
+    assert "2 of 4 runs of wild failed, broke off, or ended on a value of accuracy that is not finite" in told
+    assert "wild and good have 2 seeds in common" in told
+
+
+def test_a_dollar_in_a_label_is_drawn(tmp_path: Path) -> None:
+    group = _group(tmp_path, 0, "a$x_$ $\\q$", [0.5, 0.6])
+    assert picture([group], "accuracy").startswith(b"\x89PNG")
+
+
+def test_a_run_that_stopped_by_another_rule_is_not_the_one_that_is_wanted(tmp_path: Path) -> None:
+    stop = "evaluate.stop.metric=train_loss", "evaluate.stop.target=1000"
+    cells = grid(["quickstart"], [*TOY, *stop], [], [0], tmp_path)
+    assert run_grid(cells, lambda _: None, progress=False) == []
+    assert cells[0].done
+    assert load_run(cells[0].folder).status == "stopped"
+    for other in ([], [stop[0], "evaluate.stop.target=0.01"]):
+        (again,) = grid(["quickstart"], [*TOY, *other], [], [0], tmp_path)
+        with pytest.raises(FolderError, match=r"ended by evaluate\.stop=.*1000.*give another --out"):
+            assert again.done
+
+
+def test_commas_inside_brackets_and_quotes_part_no_values() -> None:
+    values = {
+        "[1,2],[3]": ["[1,2]", "[3]"],
+        "[[1,2],[3]],[[4]]": ["[[1,2],[3]]", "[[4]]"],
+        "{a: 1, b: 2},3": ["{a: 1, b: 2}", "3"],
+    }
+    values |= {'"a, b","c"': ['"a, b"', '"c"'], "it's,2": ["it's", "2"]}
+    for text, wanted in values.items():
+        assert _axis(f"key={text}") == [("key", value) for value in wanted]
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX with booktabs")

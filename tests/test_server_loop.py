@@ -66,6 +66,16 @@ def test_an_early_end_is_the_same_after_a_resume(tmp_path: Path, stop: dict[str,
     assert (onward.summary["status"], onward.summary["rounds"]) == ("completed", ends + 1)
 
 
+def test_a_run_that_training_ends_is_evaluated_at_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stop = {"metric": "train_loss", "target": 1000.0}
+    result = run(tmp_path / "run", rounds=10, evaluate={"every": 5, "stop": stop})
+    assert (result.summary["status"], result.summary["rounds"]) == ("stopped", 1)
+    assert "accuracy" in result.metrics
+    assert "is no metric of this run" not in caplog.text
+    run(tmp_path / "typo", rounds=2, evaluate={"stop": {"metric": "acuracy", "target": 0.9}})
+    assert caplog.text.count("evaluate.stop.metric=acuracy is no metric of this run, which has") == 1
+
+
 def test_server_statistics_survive_a_resume_under_every_buffer_policy(tmp_path: Path) -> None:
     for buffers in ("global", "local", "drop"):
         model = {"name": "resnet", "options": {"width": 4, "norm": "batch"}, "buffers": buffers}

@@ -167,6 +167,19 @@ def test_the_server_means_over_the_clients_that_have_a_class() -> None:
         (_update({10: 1.0}), r"of the classes \[10\]; wanted: distinct ones of 0\.\.9"),
         (_update({-1: 1.0}), "wanted: distinct ones"),
         (Update({}, 1, {}, {"prototypes": np.ones((2, 24), np.float32), "classes": np.array([3, 3])}), "distinct"),
+        *(
+            (
+                Update({}, 1, {}, {"prototypes": means, "classes": classes}),
+                "wanted: float32 for whole numbers, one axis",
+            )
+            for means, classes in (
+                (np.ones((2, 24), np.float32), np.array([[0], [1]])),
+                (np.ones((1, 24), np.float32), np.array(0)),
+                (np.ones((2, 24), np.float32), np.array([0.0, 1.0], np.float32)),
+                (np.ones((2, 24), np.float32), np.array([False, True])),
+                (np.ones((2, 24), np.float64), np.array([0, 1])),
+            )
+        ),
     ],
 )
 def test_what_is_no_prototype_is_refused(update: Update, told: str) -> None:
