@@ -229,8 +229,8 @@ class Coordinator:
         self.writer.wait()
         self.records.append({**record, "seconds": {**self._clock.seconds, "total": sum(self._clock.seconds.values())}})
         raise RunFailedError(
-            f"round {round_}: {len(trained.clients)} of {cohort} clients succeeded, clients.min_success wants {needed}:\n"
-            f"{trained.reasons()}\nmend the cause, then go on with --resume"
+            f"round {round_}: {len(trained.clients)} of {cohort} clients succeeded, "
+            f"clients.min_success wants {needed}:\n{trained.reasons()}\nmend the cause, then go on with --resume"
         )
 
     def _measure(self, round_: int, metrics: dict[str, float]) -> Measure | None:
