@@ -5,8 +5,6 @@ model; 4 a strategy; 5 a run's folder or checkpoint; 130 stopped by Ctrl-C or SI
 commands, so that `fedbox --help` answers at once.
 """
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +16,7 @@ from .client import commands as client_commands
 from .server import commands as server_commands
 from .server import folder_commands
 from .simulations.compare_command import compare
+from .simulations.forking import working_folder
 from .testing import commands as testing_commands
 
 app = typer.Typer(
@@ -268,9 +267,9 @@ def _complain(text: str) -> None:
 
 def main() -> None:
     """Run the command line; turn errors that fedbox knows into a message and an exit code."""
-    with contextlib.suppress(OSError):  # of a working folder that was removed
-        if os.getcwd() not in sys.path:  # `strategy=my_module:plugin` finds a module here, last of all places
-            sys.path.append(os.getcwd())
+    here = working_folder()
+    if here and here not in sys.path:  # `strategy=my_module:plugin` finds a module here, last of all places
+        sys.path.append(here)
     try:
         app()
     except Exception as error:

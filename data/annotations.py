@@ -106,11 +106,13 @@ def check_distinct(tree: Tree, parts: Mapping[str, Sequence[Picture]]) -> None:
                 twice.append(f"{shown(picture.path)} ({first[path]}; {where})")
             first.setdefault(path, where)
     if twice:
-        more = f"; and {len(twice) - SHOWN} more" if len(twice) > SHOWN else ""
-        raise DataError(
-            f"{len(twice)} picture(s) of {tree.place} are given twice; each may be in one part, once: "
-            f"{'; '.join(twice[:SHOWN])}{more}"
-        )
+        told = f"{len(twice)} picture(s) of {tree.place} are given twice; each may be in one part, once"
+        raise DataError(f"{told}: {listed(twice)}")
+
+
+def listed(faults: Sequence[str]) -> str:
+    """Return the first faults in one line, and how many there are beside them."""
+    return "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")
 
 
 def limited(pictures: Sequence[Picture], limit: int | None, part: str) -> list[Picture]:

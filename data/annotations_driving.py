@@ -193,10 +193,10 @@ def _city_marks(objects: object, names: Sequence[str], where: str) -> list[Mark]
         label = word(needed(record, "label", place), f"{place}: label")
         if record.get("deleted"):
             continue
-        if label.removesuffix("group") not in _CITY_LABELS:
+        name = label.removesuffix("group")
+        if name not in _CITY_LABELS:
             known = ", ".join(_CITY_LABELS)
             raise DataError(f"{place} has the unknown label {shown(label)}; known are {known}, and each with 'group'")
-        name = label.removesuffix("group")
         if name in names:
             marks.append(Mark(_span(record, place), names.index(name), place, ignored=name != label))
     return marks

@@ -36,10 +36,15 @@ class Regions:
         return Regions(self.boxes[rows], self.labels[rows], offsets)
 
 
+def offsets_of(counts: Int64Array) -> Int64Array:
+    """Return where the boxes of each image begin, int64 [n + 1], from the number that each image has, [n]."""
+    return np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+
+
 def _rows(offsets: Int64Array, indices: Int64Array) -> tuple[Int64Array, Int64Array]:
     """Return the places of the boxes of some images, and the offsets of these images by themselves."""
     counts = np.diff(offsets)[indices]
-    own = np.concatenate(([0], np.cumsum(counts))).astype(np.int64)
+    own = offsets_of(counts)
     # Each image's start, counted up.
     return np.repeat(offsets[:-1][indices] - own[:-1], counts) + np.arange(own[-1]), own
 

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .annotations import (
-    SHOWN,
     UNKNOWN,
     BadBoxes,
     BoxSize,
@@ -29,9 +28,10 @@ from .annotations import (
     check_distinct,
     check_present,
     limited,
+    listed,
 )
 from .arrays import DataError, Int64Array, UInt8Array
-from .boxes_data import BoxData, Float32Array, Regions
+from .boxes_data import BoxData, Float32Array, Regions, offsets_of
 from .cores import cores
 from .image_cache import FORMAT, Extent, cached_images
 from .pictures import opened
@@ -92,7 +92,8 @@ class Framing:
         images, sizes = self._images(tree, pictures, part)
         boxes, labels, owners, ignored = self._boxes(pictures, sizes)
         marked, others = (
-            (boxes[which], labels[which], _offsets(owners[which], len(pictures))) for which in (~ignored, ignored)
+            (boxes[which], labels[which], offsets_of(np.bincount(owners[which], minlength=len(pictures))))
+            for which in (~ignored, ignored)
         )
         columns = {
             name: np.array([picture.attributes.get(name, UNKNOWN) for picture in pictures], np.str_)
@@ -185,15 +186,9 @@ class Framing:
     def _tell(self, faults: Sequence[str]) -> None:
         if not faults:
             return
-        told = "; ".join(faults[:SHOWN]) + (f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else "")
         if self.bad_boxes == "error":
-            raise DataError(f"{len(faults)} bad box(es); set bad_boxes: drop to leave them out: {told}")
-        log.warning("%d bad box(es) left out: %s", len(faults), told)
-
-
-def _offsets(owners: Int64Array, images: int) -> Int64Array:
-    """Return where the boxes of each image begin, int64 [images + 1], from the image of each box, ascending."""
-    return np.concatenate(([0], np.cumsum(np.bincount(owners, minlength=images)))).astype(np.int64)
+            raise DataError(f"{len(faults)} bad box(es); set bad_boxes: drop to leave them out: {listed(faults)}")
+        log.warning("%d bad box(es) left out: %s", len(faults), listed(faults))
 
 
 @lru_cache(1024)

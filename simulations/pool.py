@@ -44,7 +44,6 @@ class Pool(Crew):
         `deadline` is a time of `time.monotonic`. At the deadline the workers that still run are ended; no reply comes
         for their clients. A client whose worker dies, or that lacks memory, is run once more, then gets an error reply.
         """
-        self._complete()
         source = iter(tasks)
         queue: deque[Job] = deque()
         try:

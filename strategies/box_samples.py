@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..data.box_views import Targets
-from ..data.boxes_data import BoxData, Regions
+from ..data.boxes_data import BoxData
 from ..data.coco_map import coco_metrics
-from ..models.detections import ObjectDetector
+from ..models.detections import ObjectDetector, Target
 from .samples import Batch, Metrics, Samples
 
 # A detection needs a score above this to be counted; low, since average precision ranks all of them.
@@ -38,14 +40,12 @@ class BoxSamples(Samples):
         super().__init__(data.images, data.labels, mean=mean, std=std, device=device, labelled=labelled)
         self.classes, self.domains = tuple(classes), domains
         self.annotated = [True] * len(data) if data.annotated is None else data.annotated.tolist()
-        counts = data.counts.tolist()
-        boxes, labels = (torch.from_numpy(part.copy()).to(device) for part in (data.boxes, data.box_labels))
-        self.truths: list[tuple[Tensor, Tensor]] = list(
-            zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True)
-        )
+        self.truths = _by_image(data.boxes, data.box_labels, data.offsets, device)
         nothing = (torch.zeros(0, 4, device=device), torch.zeros(0, dtype=torch.int64, device=device))
         self.targets = self.truths if labelled else [nothing] * len(data)
-        self.ignored = _ignored(data.ignored) or [nothing] * len(data)
+        self.ignored = [nothing] * len(data)
+        if data.ignored is not None:
+            self.ignored = _by_image(data.ignored.boxes, data.ignored.labels, data.ignored.offsets, device)
 
     def batch(self, index: Tensor) -> Batch:
         """Give the images at `index` with their boxes, without a view."""
@@ -116,9 +116,8 @@ class BoxSamples(Samples):
         return metrics
 
 
-def _ignored(regions: Regions | None) -> list[tuple[Tensor, Tensor]]:
-    if regions is None:
-        return []
-    counts = (regions.offsets[1:] - regions.offsets[:-1]).tolist()
-    boxes, labels = torch.from_numpy(regions.boxes.copy()), torch.from_numpy(regions.labels.copy())
-    return list(zip(torch.split(boxes, counts), torch.split(labels, counts), strict=True))
+def _by_image(boxes: NDArray[Any], labels: NDArray[Any], offsets: NDArray[Any], device: torch.device) -> list[Target]:
+    """Give (boxes [k, 4], labels [k]) of each image as tensors, from all boxes and labels and the images' offsets."""
+    counts = np.diff(offsets).tolist()
+    parts = (torch.split(torch.from_numpy(part.copy()).to(device), counts) for part in (boxes, labels))
+    return list(zip(*parts, strict=True))

@@ -31,6 +31,12 @@ class EMATeacherSettings(TeacherSettings):
 S = TypeVar("S", bound=EMATeacherSettings)
 
 
+class EMATeacherClient(ClientHalf[EMATeacherSettings]):
+    """Rests."""
+
+    needs = "boxes"
+
+
 class EMATeacherServer(ServerHalf[S], Generic[S]):
     """The clients rest; the server trains a student and its teacher."""
 
@@ -43,7 +49,6 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
     def __init__(self, settings: S, site: Site) -> None:
         super().__init__(settings, site)
         check_labels(self.strategy, site)
-        box_samples(site.labelled, self.strategy)
         self._alone = True
         self.student: Arrays = {}
 
@@ -95,7 +100,7 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
 
 plugin = Plugin(
     EMATeacherSettings,
-    ClientHalf,
+    EMATeacherClient,
     EMATeacherServer,
     "reference: a teacher and its student, all images in one place (Efficient Teacher)",
 )

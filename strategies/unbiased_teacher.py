@@ -7,8 +7,8 @@ it is tied to its two-stage detector, and the FedSTO paper reports that with it 
 
 from pydantic import Field
 
-from .contract import ClientHalf, Plugin
-from .ema_teacher import EMATeacherServer, EMATeacherSettings
+from .contract import Plugin
+from .ema_teacher import EMATeacherClient, EMATeacherServer, EMATeacherSettings
 
 
 class UnbiasedTeacherSettings(EMATeacherSettings):
@@ -28,7 +28,7 @@ class UnbiasedTeacherServer(EMATeacherServer[UnbiasedTeacherSettings]):
 
 plugin = Plugin(
     UnbiasedTeacherSettings,
-    ClientHalf,
+    EMATeacherClient,
     UnbiasedTeacherServer,
     "reference: Unbiased Teacher on all images in one place (Liu 2021)",
 )
