@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 
 MOST_DETECTIONS = 100  # an image
+KINDS = ("map50", "map75", "map")
+"""The means of average precision: at an IoU of 0.5, of 0.75, and over 0.5 to 0.95."""
 
 
 class MatchQuality(NamedTuple):
@@ -35,16 +37,16 @@ def coco_metrics(
     detections: Sequence[tuple["Array", "Array", "Array"]],
     classes: Sequence[str],
     ignored: Sequence[tuple["Array", "Array"]] | None = None,
-) -> dict[str, Any]:
-    """Return map50 (IoU at least 0.5), map75, map (mean of IoU 0.5, 0.55 ... 0.95) and map50_by_class.
+) -> dict[str, float]:
+    """Return map50 (IoU at least 0.5), map75 and map (mean of IoU 0.5, 0.55 ... 0.95), and each by class.
 
     truths: for each image its boxes [k, 4] (x1, y1, x2, y2 in pixels) and their labels [k].
     detections: for each image, in the same order, its boxes [k, 4], scores [k] and labels [k]. Arrays or CPU
     tensors. classes: the name of each label. ignored: for each image the boxes and labels of regions, such as
     crowds, inside which a detection counts neither way (COCO's iscrowd).
 
-    Values lie in 0..1. A class without a true box counts in no mean and is left out of map50_by_class. With
-    no true box at all there is nothing to find and no mean: map50_by_class, empty, is all that is returned.
+    Values lie in 0..1; those of a class are named `map50_by_class.NAME`. A class without a true box counts in no
+    mean and is left out. With no true box at all there is nothing to find and no mean: nothing is returned.
     Raises DataError if lengths or labels do not fit.
     """
     if len(truths) != len(detections):
@@ -52,19 +54,19 @@ def coco_metrics(
     truth = [_records(image, boxes, None, labels, classes) for image, (boxes, labels) in enumerate(truths)]
     found = [_records(image, *detected, classes) for image, detected in enumerate(detections)]
     if not any(truth):
-        return {"map50_by_class": {}}
+        return {}
     for image, (boxes, labels) in enumerate(ignored or ()):
         truth[image] += _records(image, boxes, None, labels, classes, iscrowd=1)
     precision = _precision(truth, found, len(classes))  # [IoU, recall, class]
     # -1 marks a class without a true box.
     present = np.flatnonzero((precision > -1).all((0, 1)))
-    by_class = precision[:, :, present].mean(1)
-    names = [classes[int(label)] for label in present]
-    return {
-        "map50": float(by_class[0].mean()),
-        "map75": float(by_class[5].mean()),
-        "map": float(by_class.mean()),
-        "map50_by_class": dict(zip(names, by_class[0].tolist(), strict=True)),
+    by_class = precision[:, :, present].mean(1)  # [IoU, class]
+    kinds = dict(zip(KINDS, (by_class[0], by_class[5], by_class.mean(0)), strict=True))
+    means = {kind: float(values.mean()) for kind, values in kinds.items()}
+    return means | {
+        f"{kind}_by_class.{classes[label]}": value
+        for kind, values in kinds.items()
+        for label, value in zip(present.tolist(), values.tolist(), strict=True)
     }
 
 

@@ -13,6 +13,7 @@ from .runs import RunRecord
 from .stats import byte_unit, finite, mean_std, natural
 
 MAX_METRICS = 24
+MAX_FAMILIES = 6
 MAX_PANELS = 12
 MAX_MARKS = 8
 DIAGNOSTIC = "pseudo_"
@@ -89,15 +90,16 @@ def curve_charts(groups: Sequence[Group], metric: str) -> Curves:
         for i, name in enumerate(names[:MAX_METRICS])
         if (lines := all_series(groups, metric_curve(name)))
     ]
-    # The main metric's families come first, domains before classes.
-    order = sorted(families, key=lambda f: (f[0] != metric, f[0], f[1] != "domain", f[1]))
+    # The main metric's families come first, then those of other models by the same measure; domains before classes.
+    order = sorted(families, key=lambda f: (f[0] != metric, not f[0].endswith(metric), f[0], f[1] != "domain", f[1]))
+    order, rest = order[:MAX_FAMILIES], order[MAX_FAMILIES:]
     drawn = [_family(f"f{i}", f, families[f], groups, marks, f[0] == metric) for i, f in enumerate(order)]
     quality = [
         line_chart(f"q{i}", f"{name} over rounds", "round", name, lines, marks=marks)
         for i, name in enumerate(pseudo[:MAX_METRICS])
         if (lines := all_series(groups, metric_curve(name)))
     ]
-    left_out = len(names[MAX_METRICS:]) + len(pseudo[MAX_METRICS:])
+    left_out = len(names[MAX_METRICS:]) + len(pseudo[MAX_METRICS:]) + sum(len(families[family]) for family in rest)
     return Curves(main, [one for one in drawn if one.charts], others, left_out, marks, quality)
 
 

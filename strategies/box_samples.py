@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data.box_views import Targets
 from ..data.boxes_data import BoxData
-from ..data.coco_map import coco_metrics
+from ..data.coco_map import KINDS, coco_metrics
 from ..models.detections import ObjectDetector, Target
 from .samples import Batch, Metrics, Samples
 
@@ -90,7 +90,7 @@ class BoxSamples(Samples):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module, batch_size: int) -> Metrics:
-        """Give map50, map75, map, and map50 by domain (`map50_by_domain.NAME`) and class (`map50_by_class.NAME`).
+        """Give map50, map75 and map, and each by domain (`map50_by_domain.NAME`) and class (`map50_by_class.NAME`).
 
         Images, a domain's or all, in which there is no object have no average precision: its names are left out.
         """
@@ -100,19 +100,12 @@ class BoxSamples(Samples):
         detections = [tuple(part.cpu() for part in (each.boxes, each.scores, each.labels)) for each in found]
         truths = [(boxes.cpu(), labels.cpu()) for boxes, labels in self.truths]
         ignored = [(boxes.cpu(), labels.cpu()) for boxes, labels in self.ignored]
-        whole = coco_metrics(truths, detections, self.classes, ignored)
-        metrics: Metrics = {name: whole[name] for name in ("map50", "map75", "map") if name in whole}
-        metrics |= {f"map50_by_class.{name}": value for name, value in whole["map50_by_class"].items()}
+        metrics: Metrics = {**coco_metrics(truths, detections, self.classes, ignored)}
         for domain in sorted(set(self.domains or ())):
             rows = [number for number, name in enumerate(self.domains or ()) if name == domain]
-            part = coco_metrics(
-                [truths[row] for row in rows],
-                [detections[row] for row in rows],
-                self.classes,
-                [ignored[row] for row in rows],
-            )
-            if "map50" in part:
-                metrics[f"map50_by_domain.{domain}"] = part["map50"]
+            truth, detected, aside = ([each[row] for row in rows] for each in (truths, detections, ignored))
+            part = coco_metrics(truth, detected, self.classes, aside)
+            metrics |= {f"{kind}_by_domain.{domain}": part[kind] for kind in KINDS if kind in part}
         return metrics
 
 

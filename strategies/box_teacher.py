@@ -29,7 +29,7 @@ class TeacherSettings(Settings):
     high: float = Field(0.6, ge=0, le=1, description="score from which a detection counts as a label")
     iou: float = Field(0.65, gt=0, le=1, description="IoU of non-maximum suppression at the teacher")
     ema: float | None = Field(
-        None, ge=0, lt=1, description="decay of the teacher (paper: 0.999); null: half of it is new after a round"
+        0.999, ge=0, lt=1, description="decay of the teacher, a step; null: half of it is new after a round"
     )
     statistics: Literal["views", "images"] = Field(
         "images", description="running statistics of BatchNorm: those of the client's images, or of the strong views"
@@ -46,7 +46,7 @@ class BoxTeacher:
     """Labels the images of one visit for the model of `site`, which it follows unless `still`.
 
     It begins as a copy of that model, or of `kept` (arrays by name), and lives in the site's spare model. `steps` are
-    those that the student will take, from which the default decay follows: 0.5 ** (1 / steps). Without `boxes` its
+    those that the student will take: where `ema` is null, the decay is 0.5 ** (1 / steps). Without `boxes` its
     labels teach what is there, but not where its box lies. Statistics of images are those of `samples` and `others`.
     """
 

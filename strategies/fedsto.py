@@ -8,9 +8,9 @@ aggregate, supervised update of ALL parameters at the server, broadcast.
 A client's labeller is a moving average of its own model, begun anew from the global model at every broadcast.
 Pseudo-labels follow Efficient Teacher's assigner (box_teacher.py, detection_loss.py).
 
-Unstated in the paper and chosen here: the coefficient of the orthogonality term (1e-4) and a decay that fits short
-rounds (`ema: null`). Settings beside the paper's: who labels, what the server updates, what becomes of its
-normalisation statistics. `docs/methods/fedsto.md` tells which of them make it collapse.
+Unstated in the paper and chosen here: the coefficient of the orthogonality term (1e-4). Settings beside the paper's:
+who labels, what the server updates, what becomes of its normalisation statistics. `docs/methods/fedsto.md` tells what
+each of them does.
 """
 
 from typing import Literal

@@ -97,6 +97,19 @@ def test_of_many_members_the_extremes_are_drawn_and_the_table_has_all(tmp_path: 
     assert len(several.families[0].charts) == 12
 
 
+def test_of_many_families_those_of_the_main_measure_are_drawn_and_the_rest_is_counted(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r", [None])
+    kinds = [f"{who}{kind}" for who in ("", "personal_") for kind in ("map", "map50", "map75")]
+    metrics = {f"{kind}_by_{key}.{m}": 0.5 for kind in kinds for key in ("class", "domain") for m in ("a", "b", "c")}
+    (folder / "rounds.jsonl").write_text(json.dumps(make_line(1, None) | {"metrics": metrics}) + "\n")
+    curves = curve_charts(_groups(folder), "map50")
+    measures = ["map50", "personal_map50", "map"]
+    assert [each.title for each in curves.families] == [
+        f"{m} by {key}" for m in measures for key in ("domain", "class")
+    ]
+    assert curves.left_out == 6 * 3
+
+
 def test_phases_are_marked_in_every_chart_over_rounds(tmp_path: Path) -> None:
     text = page([make_detection_run(tmp_path / "r", PHASES)], tmp_path)
     told = "server from round 1, selective from round 3, full from round 4"
