@@ -1,5 +1,7 @@
 """The teacher of boxes: how it follows, what it counts as a label, how good its labels are."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from fedbox.strategies.site import Site
 from fedbox.strategies.statistics import estimate
 
 
-def _teacher(site: Site, **settings: float | str) -> BoxTeacher:
+def _teacher(site: Site, **settings: float | str | None) -> BoxTeacher:
     checked = TeacherSettings.model_validate(settings)
     return BoxTeacher(site, box_samples(site.unlabelled, "test"), checked, steps=4)
 
@@ -29,14 +31,15 @@ def test_it_is_the_moving_average_of_its_student() -> None:
     assert torch.allclose(teacher.flat.flat, average, atol=1e-6)
 
 
-def test_by_default_half_of_it_is_new_after_a_round() -> None:
+@pytest.mark.parametrize(("settings", "new"), [({}, 1 - 0.999**4), ({"ema": None}, 0.5)])
+def test_it_follows_as_slowly_as_in_the_paper_or_by_half_in_a_round(settings: dict[str, Any], new: float) -> None:
     site = site_of()
-    teacher, start = _teacher(site), site.flat.flat.clone()
+    teacher, start = _teacher(site, **settings), site.flat.flat.clone()
     site.flat.flat.add_(1.0)
     for _ in range(4):
         teacher.follow()
     moved = (teacher.flat.flat - start)[: site.flat.spans[next(iter(site.flat.spans))].stop]
-    assert torch.allclose(moved, torch.full_like(moved, 0.5), atol=1e-5)
+    assert torch.allclose(moved, torch.full_like(moved, new), atol=1e-6)
 
 
 def test_it_takes_over_running_statistics() -> None:
