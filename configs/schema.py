@@ -171,7 +171,7 @@ class ClientsConfig(Block):
         "drop", description="over gRPC: what becomes of an update that comes after its round was closed"
     )
     staleness: Annotated[float, Field(ge=0.0)] = Field(
-        0.5, description="late=use: an update s rounds late counts (1 + s) ** -staleness of its examples"
+        0.5, description="late=use: s rounds late, an update weighs (1 + s) ** -staleness of what its examples would"
     )
     max_change: Annotated[float, Field(gt=0.0)] | None = Field(
         None, description="largest Euclidean norm of what an update changes; a larger one is refused"

@@ -17,7 +17,7 @@ from ..strategies.exact import Arrays, ExactSum
 from ..strategies.federation import Federation
 from ..strategies.registry import settings_of
 from ..strategies.seeds import derive, seed_everything
-from ..strategies.validate import check_needs, figures
+from ..strategies.validate import check_late, check_needs, figures
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Frozen, Pace, commit_checkpoint, draft_checkpoint, load_checkpoint
 from .clock import Clock
@@ -68,6 +68,7 @@ class Coordinator:
         self.own = Own(federation, len(self.roster))
         self.flat = self.own.flat
         check_needs(self.config.strategy, plugin.client, federation.dataset.name, federation.boxed)
+        check_late(self.config.strategy, plugin.server, self.config.clients.late)
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
         self.half = plugin.server(settings, self.own.site(0))
         if hasattr(grid, "meet"):

@@ -2,8 +2,8 @@
 
 Rounds 1 to `warmup`: the server trains alone on its labels. Afterwards nobody trains: every client runs its images
 through the network once and replaces the running statistics of BatchNorm by those of its own images (algorithm 1 of
-the paper, over all its images at once). With model.buffers=global the server averages the clients' statistics; what
-each client has with its own is measured as `personal_*`. Not one weight differs from server-only's.
+the paper, over all its images: statistics.py). With model.buffers=global the server averages the clients' statistics;
+what each client has with its own is measured as `personal_*`. Not one weight differs from server-only's.
 """
 
 from pydantic import Field

@@ -142,6 +142,9 @@ class ClientHalf(Generic[S]):
 class ServerHalf(Generic[S]):
     """What the server does. All that must survive a restart stands in `weights` and in `state()`."""
 
+    takes_late: ClassVar[bool] = True
+    """Whether an update may count in a later round than the one it was made in (`clients.late=use`)."""
+
     def __init__(self, settings: S, site: Site) -> None:
         self.settings = settings
         self.weights: Arrays = site.weights()

@@ -121,14 +121,16 @@ class FedLabelClient(ClientHalf[FedLabelSettings]):
         site.flat.flat.copy_(start)
         _restore(site, first)
         pull = proximal(site.flat, settings.mu)
-        second = site.fit(
-            lambda batch: self._pseudo(site, batch, choice),
+        losses: list[tuple[int, Tensor]] = []
+        site.fit(
+            lambda batch: self._pseudo(site, batch, choice, losses),
             samples=samples,
             view="none",
             steps=settings.unlabelled_steps,
             adjust=pull,
         )
-        metrics["unlabelled_loss"] = second.metrics["train_loss"]
+        if used := sum(count for count, _ in losses):  # with few steps no accepted sample may have come up
+            metrics["unlabelled_loss"] = float(sum(count * value.double() for count, value in losses)) / used
         if fit.examples == 0:
             return self._update(site, 0, accepted, metrics)
         if settings.combine == "separate":
@@ -142,8 +144,8 @@ class FedLabelClient(ClientHalf[FedLabelSettings]):
         _restore(site, buffers, 0.5)
         return self._update(site, fit.examples, accepted, metrics)
 
-    def _pseudo(self, site: Site, batch: Batch, choice: Choice) -> Tensor:
-        """Give the loss of the batch's accepted samples; 0 without any."""
+    def _pseudo(self, site: Site, batch: Batch, choice: Choice, losses: list[tuple[int, Tensor]]) -> Tensor:
+        """Give the loss of the batch's accepted samples, and note it in `losses`; 0 without any."""
         index = batch.index[choice.accepted[batch.index]]
         if len(index) == 0:
             return next(site.model.parameters()).sum() * 0
@@ -151,7 +153,9 @@ class FedLabelClient(ClientHalf[FedLabelSettings]):
         view = getattr(site.views(samples), self.settings.view)
         viewed = site.model(samples.viewed(index, view, site.generator).x)
         plain = site.model(samples.x(index)) if self.settings.consistency else viewed
-        return pseudo_loss(viewed, plain, choice.labels[index], choice.weights[index], choice.partner[index])
+        loss = pseudo_loss(viewed, plain, choice.labels[index], choice.weights[index], choice.partner[index])
+        losses.append((len(index), loss.detach()))
+        return loss
 
     def _update(
         self, site: Site, labelled: int, accepted: int, metrics: Any, extra: dict[str, Any] | None = None

@@ -170,7 +170,8 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
             self.parts[_PSI + name] = (whole * settings.psi_share).astype(whole.dtype)
             self.parts[_SIGMA + name] = whole - self.parts[_PSI + name]
         self.clients: dict[str, Arrays] = {}
-        self.sent: dict[str, int] = {}
+        self.sent: dict[str, int] = {}  # the round of the helpers that a client keeps
+        self._offered: dict[str, int] = {}
         self._training = False
 
     def ask(self, round_: int) -> Ask:
@@ -190,7 +191,7 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
         }
         nearest = sorted(apart, key=lambda name: (apart[name], name))[: self.settings.helpers]
         if nearest:
-            self.sent[client] = round_
+            self._offered[client] = round_
         return {
             f"{_HELPER}-{number}/{name.removeprefix(_PSI)}": value
             for number, other in enumerate(nearest)
@@ -204,12 +205,14 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
 
     def begin(self) -> Any:
         """Give the sum, and what each client is remembered by."""
-        self._training = True
+        self._training, self._offered = True, {}
         return ExactSum(), {}
 
     def add(self, total: Any, client: str, update: Update) -> None:
         """Add both summands; remember psi and the scores on noise."""
         parts, known = total
+        if client in self._offered:  # a client that failed has kept nothing
+            self.sent[client] = self._offered.pop(client)
         if update.examples > 0:
             parts.add(update.weights, update.examples)
             psi = {name: np.array(value) for name, value in update.weights.items() if name.startswith(_PSI)}

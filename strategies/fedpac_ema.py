@@ -191,7 +191,9 @@ class FedPACServer(SemiBoxServer[FedPACSettings]):
         """Average; make prototypes; combine a classifier for each client that took part."""
         weights, told = total
         super().finish(weights, round_)
-        names = sorted(told)
+        for name in told:  # who has no point that answers for a pseudo-label has no say, and the global classifier
+            self.heads.pop(name, None)
+        names = sorted(name for name, (_, statistics) in told.items() if statistics["counts"].any())
         if not names:
             return
         counts = np.stack([told[name][1]["counts"] for name in names])

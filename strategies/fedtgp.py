@@ -77,7 +77,7 @@ class FedTGPServer(PrototypeServer[FedTGPSettings]):
             return
         labels = torch.tensor([label for label, _ in pairs])
         points = torch.from_numpy(np.stack([mean for _, mean in pairs]))
-        margin = self._margin()
+        margin = self._margin(sorted(sums))
         draws = generator(self.seed, "fedtgp", round_)
         optimizer = torch.optim.SGD(self.trained.parameters(), lr=self.settings.lr)
         for _ in range(self.settings.epochs):
@@ -88,9 +88,9 @@ class FedTGPServer(PrototypeServer[FedTGPSettings]):
         with torch.no_grad():
             self.prototypes = self.trained().numpy().copy()
 
-    def _margin(self) -> Tensor:
-        """Give the largest distance of a known class's mean to the nearest other one, up to the limit."""
-        means = torch.from_numpy(self.prototypes[self.known])
+    def _margin(self, sent: list[int]) -> Tensor:
+        """Give the largest distance of the mean of a class that was sent to the nearest other one, up to the limit."""
+        means = torch.from_numpy(self.prototypes[sent])
         if len(means) < 2:
             return torch.zeros(())
         return nearest_other(means).max().clamp_max(self.settings.limit)

@@ -129,6 +129,8 @@ class OneByteClient(ClientHalf[OneByteSettings]):
 class OneByteServer(ServerHalf[OneByteSettings]):
     """Gathers the bytes, applies them, and knows which round each client's model is of."""
 
+    takes_late = False  # bytes are scalars along the directions of their own round, and belong to its model
+
     def __init__(self, settings: OneByteSettings, site: Site) -> None:
         super().__init__(settings, site)
         self.seed, self.train = site.seed, site.train_config

@@ -1,5 +1,6 @@
 """Running statistics of BatchNorm, estimated on images as they are instead of followed over training's views."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +11,11 @@ from .samples import Samples
 
 @torch.no_grad()
 def estimate(model: nn.Module, parts: Sequence[Samples], batch_size: int) -> int:
-    """Replace the running statistics by those of all the samples, each batch counting the same; give their number.
+    """Replace the running statistics by those of all the samples, each sample counting the same; give their number.
 
-    Batches have `batch_size` samples, the last one of a part as many as are left. The model ends in eval mode. Without
-    samples, or without BatchNorm, nothing is done and 0 returned.
+    They are means over batches of up to `batch_size` samples, as even as may be, weighted by their samples; so the
+    variance is that within batches. The model ends in eval mode. Without samples, or without BatchNorm, nothing is done
+    and 0 returned.
     """
     held = [samples for samples in parts if len(samples)]
     norms = norms_of(model)
@@ -23,11 +25,15 @@ def estimate(model: nn.Module, parts: Sequence[Samples], batch_size: int) -> int
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over the batches
         norm.train()
+    seen = 0
     for samples in held:
-        for index in torch.split(torch.arange(len(samples), device=device), batch_size):
-            model(samples.x(index))
+        index = torch.arange(len(samples), device=device)
+        for batch in torch.tensor_split(index, math.ceil(len(samples) / batch_size)):
+            seen += len(batch)
+            for norm in norms:
+                norm.momentum = len(batch) / seen  # so that what was seen before keeps its weight
+            model(samples.x(batch))
     for norm, momentum in zip(norms, before, strict=True):
         norm.momentum = momentum
     model.eval()

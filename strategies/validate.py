@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .contract import ClientHalf, Metrics, RefusedUpdateError, UnsuitableError, Update
+from .contract import ClientHalf, Metrics, RefusedUpdateError, ServerHalf, UnsuitableError, Update
 
 
 def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change: float | None = None) -> None:
@@ -37,6 +37,14 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change
             )
     if max_change is not None:
         _check_change(update, expects, max_change)
+
+
+def check_late(strategy: str, half: type[ServerHalf[Any]], late: str) -> None:
+    """Raise UnsuitableError where late updates are to be used that the server half cannot use."""
+    if late == "use" and not half.takes_late:
+        raise UnsuitableError(
+            f"clients.late=use, but an update of {strategy} belongs to its own round alone; wanted: clients.late=drop"
+        )
 
 
 def check_needs(strategy: str, half: type[ClientHalf[Any]], dataset: str, boxed: bool) -> None:

@@ -95,7 +95,9 @@ def test_it_is_the_algorithm_of_the_paper(tmp_path: Path) -> None:
         np.testing.assert_allclose(weights[name], value.numpy(), rtol=0, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("change", [{"momentum": 0.9}, {"optimizer": "adam"}, {"schedule": "cosine"}])
+@pytest.mark.parametrize(
+    "change", [{"momentum": 0.9}, {"optimizer": "adam"}, {"schedule": "cosine"}, {"clip_norm": 1.0}]
+)
 def test_it_refuses_steps_that_its_formula_does_not_hold_for(change: dict[str, Any]) -> None:
     with pytest.raises(UnsuitableError, match="scaffold needs plain steps"):
         plan(check({**CONFIG, "train": {**CONFIG["train"], **change}}))

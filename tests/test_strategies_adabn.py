@@ -57,6 +57,12 @@ def test_the_statistics_are_those_of_all_images() -> None:
     assert torch.allclose(norm.running_var, halves.mean(0), rtol=1e-4)
     assert norm.momentum == 0.1
     assert not flat.module.training
+    # Of seven samples in batches of up to six: 4 and 3, weighted so.
+    few = federation.samples(federation.roles("client-1").unlabelled[:7], device, labelled=False)
+    estimate(site.model, [few], site.batch_size)
+    assert torch.allclose(norm.running_mean, inputs[:7].mean((0, 2, 3)), atol=1e-5)
+    within = (4 * inputs[:4].var((0, 2, 3)) + 3 * inputs[4:7].var((0, 2, 3))) / 7
+    assert torch.allclose(norm.running_var, within, rtol=1e-4)
 
 
 def test_no_weight_differs_from_server_only(tmp_path: Path) -> None:

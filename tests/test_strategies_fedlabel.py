@@ -1,19 +1,21 @@
 """FedLabel: the choice and the loss against hand calculations, and what becomes of clients that lack something."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fedbox
 from fedbox.simulations.run import check
 from fedbox.strategies.contract import Update
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedlabel import (
+    Choice,
     FedLabelClient,
     FedLabelServer,
     FedLabelSettings,
@@ -212,3 +214,19 @@ def test_one_class_alone_is_no_fault(tmp_path: Path) -> None:
 def test_a_threshold_out_of_range_is_refused(beta: float, tmp_path: Path) -> None:
     with pytest.raises(fedbox.ConfigError, match=r"settings\.fedlabel\.beta"):
         fedbox.run(TOY, out=tmp_path / "run", quiet=True, settings={"fedlabel": {"beta": beta}})
+
+
+def test_the_loss_is_that_of_the_accepted_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sample is accepted: all other batches, whose loss is 0, are no part of the mean."""
+    site = _site()
+    number = len(site.unlabelled)
+
+    def one(local: Tensor, global_: Tensor, settings: FedLabelSettings) -> Choice:
+        found = choose(local, global_, settings)
+        return replace(found, accepted=torch.arange(number) == 3)
+
+    monkeypatch.setattr("fedbox.strategies.fedlabel.choose", one)
+    monkeypatch.setattr("fedbox.strategies.fedlabel.pseudo_loss", lambda viewed, *_: viewed.sum() * 0 + 7.0)
+    update = FedLabelClient(_settings()).train(site)
+    assert number > 32  # several batches
+    assert update.metrics["unlabelled_loss"] == 7.0

@@ -63,6 +63,23 @@ def test_the_server_combines_classifiers_by_likeness() -> None:
     assert all(np.array_equal(again[key], value) for key, value in heads["client-1"].items())
 
 
+def test_who_has_no_reliable_pseudo_label_keeps_the_global_classifier() -> None:
+    """No points are no spread, V = 0: read as certainty, every other client would take that client's classifier."""
+    server = FedPACServer(FedPACSettings(), site_of("server"))
+    means = np.ones(len(server.prototypes))
+    server.heads["client-2"] = {"head.classes.bias": np.zeros(1, np.float32)}  # of an earlier round
+    total = server.begin()
+    for name, v, fill in (("client-0", 1.0, 1.0), ("client-1", 1.0, 3.0), ("client-2", 0.0, 50.0)):
+        update = _update(server, means, v, fill)
+        if v == 0:
+            update.extra["counts"][:] = update.extra["sums"][:] = 0
+        server.add(total, name, update)
+    server.finish(total, 1)
+    assert server.ask_client(2, "client-2") == {}
+    for name in ("client-0", "client-1"):
+        assert all(np.allclose(value, 2.0, atol=1e-3) for value in server.ask_client(2, name).values())
+
+
 def test_a_class_that_nobody_saw_keeps_its_prototype() -> None:
     server = FedPACServer(FedPACSettings(), site_of("server"))
     server.prototypes[:] = 5.0

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 import fedbox
 from fedbox.configs import TrainConfig
-from fedbox.strategies import Site, Update
+from fedbox.simulations.plan import plan
+from fedbox.simulations.run import check
+from fedbox.strategies import Site, UnsuitableError, Update
 from fedbox.strategies.contract import Plugin
 from fedbox.strategies.onebyte import OneByteClient, OneByteServer, OneByteSettings, replay
 from fedbox.strategies.scalar_log import ScalarLog
@@ -148,6 +150,12 @@ def test_another_digest_is_repaired_once_then_excluded(tmp_path: Path) -> None:
     assert "will be sent the model, once" in reasons[2][0]
     assert "differs again" in reasons[4][0]
     assert "client-1 is excluded" in reasons[5][0]
+
+
+def test_late_bytes_are_refused_first() -> None:
+    """They belong to an older model: honest clients would be taken for spoiled ones, and shut out."""
+    with pytest.raises(UnsuitableError, match="belongs to its own round alone"):
+        plan(check(RUN, {"clients.late": "use"}))
 
 
 def test_a_sample_costs_one_byte(tmp_path: Path) -> None:

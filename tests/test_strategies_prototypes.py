@@ -213,6 +213,19 @@ def test_fedtgp_trains_prototypes_towards_the_clients() -> None:
     assert torch.equal(other.trained(), server.trained())
 
 
+def test_fedtgps_margin_is_that_of_the_classes_that_were_sent() -> None:
+    """Of 24 features each, two sent means that lie 1 and 3 from each other in every feature: 2 sqrt(24) apart."""
+    server = FedTGPServer(FedTGPSettings(epochs=1), _site())
+    server.prototypes[5], server.known[5] = 100.0, True  # known from an earlier round, far off
+    total = server.begin()
+    server.add(total, "client-0", _update({0: 1.0, 1: 3.0}))
+    margins: list[float] = []
+    given = server._margin
+    server._margin = lambda sent: (margins.append(given(sent).item()), given(sent))[1]  # type: ignore[method-assign]
+    server.finish(total, 1)
+    assert margins == pytest.approx([2 * 24**0.5])
+
+
 def test_the_nearest_known_prototype_names_the_class() -> None:
     site = _site()
     samples, model = site.labelled, site.model

@@ -160,7 +160,10 @@ def test_fedmatch_finds_the_nearest_helpers_and_sends_them_now_and_then() -> Non
     assert all(np.allclose(value, 2.0) for value in server.weights.values())  # sigma 1 + psi 1
     assert server.ask_client(1, "client-0") == {}  # it is only measured, and would not keep them
     server.begin()
+    assert server.ask_client(2, "client-0")  # its training fails, so that it keeps none
+    total = server.begin()
     helpers = server.ask_client(2, "client-0")
+    server.add(total, "client-0", Update())
     assert set(helpers) == {"helper-0/" + name for name in server.weights}
     assert all(np.allclose(value, 2) for value in helpers.values())  # client-2 is nearer than client-1
     assert server.ask_client(3, "client-0") == {}

@@ -9,7 +9,7 @@ import torch
 
 from fedbox.strategies import Arrays, Ask, ClientHalf, Plugin, ServerHalf, Settings, Site, UnsuitableError, Update
 
-C, PLAIN = "control", ("sgd", 0.0, "constant")
+C, PLAIN = "control", {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "clip_norm": None}
 
 
 class ScaffoldClient(ClientHalf[Settings]):
@@ -31,8 +31,8 @@ class ScaffoldServer(ServerHalf[Settings]):
 
     def __init__(self, settings: Settings, site: Site) -> None:
         super().__init__(settings, site)
-        if (site.train_config.optimizer, site.train_config.momentum, site.train_config.schedule) != PLAIN:
-            raise UnsuitableError("scaffold needs plain steps: train.optimizer=sgd, no momentum, no train.schedule")
+        if [getattr(site.train_config, name) for name in PLAIN] != [*PLAIN.values()]:
+            raise UnsuitableError("scaffold needs plain steps: train.optimizer=sgd, no momentum, schedule or clip_norm")
         self.c, self.population = np.zeros(len(site.flat.flat), np.float32), site.population
 
     def ask(self, round_: int) -> Ask:
