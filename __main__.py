@@ -5,6 +5,7 @@ model; 4 a strategy; 5 a run's folder or checkpoint; 130 stopped by Ctrl-C or SI
 commands, so that `fedbox --help` answers at once.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,7 +122,7 @@ def run(
         raise typer.Exit(130) from None
     if not quiet:
         _print(summary_table(done.result.summary, done.result.folder))
-        _print(f"report: {done.result.folder / 'report.html'}")
+        typer.echo(f"report: {done.result.folder / 'report.html'}")
     for line in done.lines:
         typer.echo(line, err=not done.same)
     if not done.same:
@@ -133,20 +134,20 @@ def strategies(
     name: Annotated[str | None, typer.Argument(help="Show this strategy's settings.")] = None,
 ) -> None:
     """List the strategies, those of installed plugins included; with NAME, its settings."""
-    from rich.table import Table
+    from rich.markup import escape
 
     from .strategies.registry import find, listings
 
     if name is not None:
-        table = Table("setting", "default", "meaning", title=f"settings.{name}", title_justify="left")
+        table = _listing("setting", "default", "meaning", title=f"settings.{escape(name)}")
         for key, field in find(name).settings.model_fields.items():
-            table.add_row(key, repr(field.default), field.description or "")
+            table.add_row(key, escape(repr(field.default)), escape(field.description or ""))
         _print(table)
         return
-    table = Table("strategy", "what it does", "from")
+    table = _listing("strategy", "what it does", "from")
     broken = []
     for item in listings():
-        table.add_row(item.name, item.summary or "[red]cannot be used[/]", item.origin)
+        table.add_row(escape(item.name), escape(item.summary) or "[red]cannot be used[/]", escape(item.origin))
         if item.problem:
             broken.append(item.problem)
     _print(table)
@@ -159,8 +160,6 @@ def configs(
     name: Annotated[str | None, typer.Argument(help="Show this configuration's YAML.")] = None,
 ) -> None:
     """List the bundled configurations; with NAME, its YAML."""
-    from rich.table import Table
-
     from .configs import ConfigError, Fault, bundled, load_config
     from .configs.faults import suggest
 
@@ -170,7 +169,7 @@ def configs(
             raise ConfigError(name, [Fault(name, f"no bundled configuration; {suggest(name, found)}")])
         typer.echo(found[name].read_text(encoding="utf-8"), nl=False)
         return
-    table = Table("config", "strategy", "data", "model", "clients", "rounds")
+    table = _listing("config", "strategy", "data", "model", "clients", "rounds")
     for key in found:
         item = load_config(key)
         clients = item.data.partition.clients
@@ -189,6 +188,8 @@ def data(
 
     CONFIG and KEY=VALUE are those of [bold]fedbox run[/]; nothing is trained.
     """
+    from rich.console import Console
+
     from .data.describe import plot_partition
     from .server.console import partition_table
     from .simulations.run import check
@@ -198,7 +199,7 @@ def data(
     checked = check(source or "quickstart", changes)
     federation = Federation.prepare(checked)
     held = federation.table()
-    _print(partition_table(federation, held, most))
+    _print(partition_table(federation, held, most, Console()))
     typer.echo(
         f"server: {len(federation.server)} labelled samples, {len(federation.dataset.test)} for testing, "
         f"{len(federation.validation)} for validation"
@@ -255,6 +256,16 @@ def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None,
     return config, changes
 
 
+def _listing(*headers: str, title: str | None = None) -> Any:
+    """Give a table whose first column, of names to type, is never broken; nor is any text cut."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for number, header in enumerate(headers):
+        table.add_column(header, no_wrap=number == 0, overflow="fold")
+    return table
+
+
 def _print(what: Any) -> None:
     from rich.console import Console
 
@@ -262,7 +273,12 @@ def _print(what: Any) -> None:
 
 
 def _complain(text: str) -> None:
-    typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)
+    typer.secho(f"error: {text}", fg=typer.colors.RED, err=True, color=_colour())
+
+
+def _colour() -> bool | None:
+    """Give False where NO_COLOR is set (no-color.org), else None: colours in a terminal alone."""
+    return False if os.environ.get("NO_COLOR") else None
 
 
 def main() -> None:
@@ -271,7 +287,7 @@ def main() -> None:
     if here and here not in sys.path:  # `strategy=my_module:plugin` finds a module here, last of all places
         sys.path.append(here)
     try:
-        app()
+        app(color=_colour())
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if code is None:

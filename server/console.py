@@ -8,6 +8,7 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -58,7 +59,8 @@ class ProgressBar(Callback):
         self._status.stop()
         resumed = f", from round {first}" if first > 1 else ""
         self._console.print(
-            f"[bold]{config.name}[/]: {config.strategy}, {config.rounds} rounds{resumed}, seed {config.seed}; {folder}"
+            f"[bold]{escape(config.name)}[/]: {escape(config.strategy)}, {config.rounds} rounds{resumed}, "
+            f"seed {config.seed}; {escape(str(folder))}"
         )
         self._rounds = self._progress.add_task("round", total=config.rounds, completed=first - 1, note="")
         self._clients = self._progress.add_task("clients", total=None, note="")
@@ -92,30 +94,30 @@ class ProgressBar(Callback):
 
 def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
     """Give the table that closes a run."""
-    table = _facts_table(f"{summary['name']}: {summary['strategy']}")
+    table = _facts_table(f"{escape(summary['name'])}: {escape(summary['strategy'])}")
     colour = "green" if summary["status"] in WHOLE else "red"
     table.add_row("status", f"[{colour}]{summary['status']}[/] after {summary['rounds']} rounds")
     for name, value in summary["metrics"].items():
         if not isinstance(value, float):
             if _STRICTER.search(name):
                 continue
-            table.add_row(name, "  ".join(f"{key} {part:.3f}" for key, part in value.items()))
+            table.add_row(escape(name), escape("  ".join(f"{key} {part:.3f}" for key, part in value.items())))
             continue
         best = summary["best"].get(name)
         tail = f"   best {best['value']:.4f} in round {best['round']}" if best else ""
-        table.add_row(name, f"{value:.4f}{tail}")
+        table.add_row(escape(name), f"{value:.4f}{tail}")
     table.add_row("clients", f"{summary['clients']}, {summary['failures']} failures")
     table.add_row("sent", f"{human_bytes(summary['bytes_up'])} up, {human_bytes(summary['bytes_down'])} down")
     table.add_row("time", f"{summary['seconds']:.1f} s on {summary['workers']} workers ({summary['engine']})")
     table.add_row("peak memory", f"{summary['peak_rss_mb']:.0f} MB")
     table.add_row("model sha256", str(summary["model_sha256"]))
-    table.add_row("left in", str(folder))
+    table.add_row("left in", escape(str(folder)))
     return table
 
 
 def plan_table(name: str, facts: Sequence[tuple[str, str]]) -> Table:
     """Give the table of a run that was planned and not run."""
-    table = _facts_table(f"{name}: what a run would do")
+    table = _facts_table(f"{escape(name)}: what a run would do")
     for topic, text in facts:
         table.add_row(escape(topic), escape(text))
     return table
@@ -123,19 +125,29 @@ def plan_table(name: str, facts: Sequence[tuple[str, str]]) -> Table:
 
 def _facts_table(title: str) -> Table:
     table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column(style="bold")
+    table.add_column(style="bold", overflow="fold")
     table.add_column(overflow="fold")
     return table
 
 
-def partition_table(federation: Federation, held: ClientTable, most: int) -> Table:
-    """Give the samples of the first `most` clients by class and by role."""
+def partition_table(federation: Federation, held: ClientTable, most: int, console: Console) -> Table:
+    """Give the samples of the first `most` clients by class and by role; by role alone where classes need more room."""
+    whole = _partition_table(federation, held, most, federation.dataset.classes)
+    if Measurement.get(console, console.options.update(width=10**6), whole).maximum <= console.width:
+        return whole
+    table = _partition_table(federation, held, most, ())
+    more = f"{table.caption}; " if table.caption else ""
+    table.caption = f"{more}{len(federation.dataset.classes)} classes, too many to stand here: --plot shows them"
+    return table
+
+
+def _partition_table(federation: Federation, held: ClientTable, most: int, classes: Sequence[str]) -> Table:
     rule = federation.config.data.partition
     title = f"{federation.dataset.name}: {len(federation)} clients, {rule.kind}"
-    table = Table(title=title, title_justify="left", box=SIMPLE, padding=0, pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE, padding=0, pad_edge=False)
     table.add_column("client", no_wrap=True, min_width=9)
-    for label in federation.dataset.classes:
-        table.add_column(label, justify="right", no_wrap=True, max_width=7)
+    for label in classes:
+        table.add_column(escape(label), justify="right", no_wrap=True, max_width=7)
     for role in ("labelled", "unlabelled", "test"):
         table.add_column(role, justify="right", no_wrap=True, min_width=len(role))
     total = held.labelled + held.unlabelled
@@ -144,8 +156,8 @@ def partition_table(federation: Federation, held: ClientTable, most: int) -> Tab
         name = federation.name(number)
         if federation.clients.keys is not None:
             name += f" ({federation.clients.keys[number]})"
-        cells = [str(count) if count else "[dim].[/]" for count in total[number]]
-        table.add_row(name, *cells, *(str(int(sums[number])) for sums in roles))
+        cells = [str(count) if count else "[dim].[/]" for count in total[number][: len(classes)]]
+        table.add_row(escape(name), *cells, *(str(int(sums[number])) for sums in roles))
     if len(federation) > most:
         table.caption = f"and {len(federation) - most} more clients (--most)"
     return table

@@ -14,7 +14,7 @@ from typing import Any
 from .folder import is_locked
 from .groups import main_metric
 from .records import FAILED, WHOLE, lower_is_better
-from .runs import RoundRecord, RunRecord, as_number, read_config, round_record
+from .runs import RoundRecord, RunRecord, read_config, round_record
 from .stats import finite
 
 WAITING, RUNNING, ENDED = "waiting", "running", "ended"
@@ -110,9 +110,7 @@ class Follower:
             return (RUNNING, "") if config or rounds else (WAITING, "")
         if not config and not rounds and not summary:
             return WAITING, ""
-        last = max((r.round for r in rounds if r.phase != FAILED), default=0)
-        # A resumed run that was killed leaves the summary of its first part behind, which knows fewer rounds.
-        if summary and as_number(summary.get("rounds")) == last:
+        if summary:
             return ENDED, str(summary.get("status") or "failed")
         silent = min(finite([self._silence(name) for name in ("rounds.jsonl", "config.yaml", "checkpoint", ".lock")]))
         return (ENDED, BROKEN_OFF) if silent >= self.patience else (RUNNING, "")

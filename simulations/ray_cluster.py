@@ -4,7 +4,8 @@ import os
 import signal
 import socket
 from contextlib import suppress
-from threading import Event, Thread
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 import ray
@@ -14,6 +15,7 @@ from ..configs.schema import RayConfig
 
 _CONNECT = 4.0  # seconds that an address has to answer
 _LOCAL_STARTS = 2  # attempts to start a cluster here
+_TOKEN = "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless the token lies in ~/.ray/auth_token"
 
 
 def connect(config: RayConfig, workers: int) -> None:
@@ -25,6 +27,9 @@ def connect(config: RayConfig, workers: int) -> None:
     handler = signal.getsignal(signal.SIGTERM)
     try:
         _init(config.address, quiet)
+    except SystemExit as error:  # Ray's own handler of SIGTERM, while it starts
+        ray.shutdown()
+        raise KeyboardInterrupt from error
     finally:
         with suppress(ValueError):  # not the main thread: nothing was taken
             signal.signal(signal.SIGTERM, handler)  # Ray takes it over; ours leaves a run that can be resumed
@@ -51,16 +56,25 @@ def _knock(address: str) -> None:
     except (OSError, OverflowError) as error:
         raise _unanswered(address, str(error)) from error
     # Ray itself waits for more than half a minute. What still waits then ends with the process.
-    answers = Event()
+    answers = SimpleQueue[str]()
     Thread(target=_ask, args=(address, answers), daemon=True).start()
-    if not answers.wait(_CONNECT):
-        raise _unanswered(address, "something listens there that is not the head of a Ray cluster")
+    try:
+        problem = answers.get(timeout=_CONNECT)
+    except Empty:
+        problem = "something listens there that is not the head of a Ray cluster"
+    if problem:
+        raise _unanswered(address, problem)
 
 
-def _ask(address: str, answers: Event) -> None:
-    with suppress(ray.exceptions.RaySystemError, ray.exceptions.RpcError):
+def _ask(address: str, answers: "SimpleQueue[str]") -> None:
+    """Tell what is wrong with a cluster, or "" when it answers."""
+    try:
         ray._raylet.GcsClient(address=address)
-        answers.set()
+        answers.put("")
+    except (ray.exceptions.RaySystemError, ray.exceptions.RpcError):
+        pass  # it may be that Ray is too impatient: the time that an address has goes on
+    except Exception as error:
+        answers.put(_TOKEN if type(error).__name__ == "AuthenticationError" else str(error).partition("\n")[0])
 
 
 def _unanswered(address: str | None, why: str) -> ConfigError:

@@ -209,6 +209,27 @@ def test_more_rounds_on_resume_equal_all_rounds_at_once(tmp_path: Path, strategy
     assert lines(longer.folder) == lines(whole.folder)
 
 
+def test_a_run_that_goes_on_is_no_finished_one_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a report or an export would take for the outcome of all rounds, were the run killed now."""
+    from fedbox.server.bundle import BundleError, export
+    from fedbox.server.loop import Coordinator
+    from fedbox.server.runs import load_run
+
+    run(tmp_path / "run", rounds=2)
+    seen = []
+
+    def killed(self: Coordinator, round_: int) -> None:
+        seen.append(load_run(tmp_path / "run").status)
+        with pytest.raises(BundleError, match=r"summary\.json cannot be read"):
+            export(tmp_path / "run")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Coordinator, "_run_round", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", rounds=9, resume=True)
+    assert seen == ["unfinished"]
+
+
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()

@@ -189,3 +189,17 @@ def test_data_shows_every_client_and_draws_a_picture(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "client-19" in done.stdout
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("plain", ["", "1"])
+def test_errors_are_red_in_a_terminal_unless_no_color_is_set(plain: str) -> None:
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "NO_COLOR": plain, "TERM": "xterm"}
+    command = [sys.executable, "-m", "fedbox", "configs", "quickstrt"]
+    done = subprocess.run(command, stderr=theirs, env=environment, check=False)
+    os.close(theirs)
+    told = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 2
+    assert "did you mean" in told
+    assert ("\x1b[31m" in told) == (not plain)

@@ -1,11 +1,13 @@
-"""What closes a run on the screen."""
+"""What closes a run on the screen, and who holds what."""
 
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fedbox.server.console import summary_table
+from fedbox.server.console import partition_table, summary_table
+from fedbox.simulations.run import check
+from fedbox.strategies.federation import Federation
 
 
 def test_stricter_measures_of_each_domain_stand_in_the_summary_and_not_on_the_screen() -> None:
@@ -21,3 +23,28 @@ def test_stricter_measures_of_each_domain_stand_in_the_summary_and_not_on_the_sc
     shown = {line.split()[1] for line in console.export_text().splitlines() if len(line.split()) > 2}
     assert {"map50", "map75", "map", "map50_by_domain", "personal_map50_by_domain"} <= shown
     assert not {name for name in families if "map50" not in name} & shown
+
+
+def test_folders_and_names_are_no_markup() -> None:
+    counts: dict[str, Any] = dict.fromkeys(["rounds", "clients", "failures", "workers", "bytes_up", "bytes_down"], 3)
+    texts = {"name": "a[/b]", "strategy": "x:[red]", "status": "completed", "engine": "ray", "model_sha256": "0"}
+    summary = {**counts, **texts, "best": {}, "metrics": {"loss[0]": 0.5}, "seconds": 1.0, "peak_rss_mb": 1.0}
+    console = Console(width=120, record=True)
+    console.print(summary_table(summary, Path("runs/[lr=0.1]")))
+    shown = console.export_text()
+    for text in ("a[/b]: x:[red]", "loss[0]", "runs/[lr=0.1]"):
+        assert text in shown
+
+
+def test_many_classes_leave_room_for_the_roles() -> None:
+    """30 classes on 60 columns: no figure is cut, what cannot be shown is told; four do fit."""
+    for classes, told in ((30, True), (4, False)):
+        federation = Federation.prepare(
+            check("quickstart", {"data.dataset": "synthetic", "data.options.classes": classes})
+        )
+        console = Console(width=60, record=True)
+        console.print(partition_table(federation, federation.table(), 3, console))
+        shown = " ".join(console.export_text().split())
+        assert all(role in shown for role in ("labelled", "unlabelled", "test"))
+        assert "\u2026" not in shown
+        assert (f"{classes} classes, too many" in shown) == told

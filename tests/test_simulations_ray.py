@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -154,6 +156,43 @@ def test_a_cluster_whose_start_times_out_is_started_once_more(late: int, monkeyp
     finally:
         ray.shutdown()
     assert len(begun) == 2
+
+
+def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ray start --head` begins one since Ray 2.60; Ray's own error type is private."""
+    import ray
+
+    from fedbox.configs.schema import RayConfig
+    from fedbox.simulations.ray_cluster import connect
+
+    def refuse(address: str) -> None:
+        raise type("AuthenticationError", (RuntimeError,), {})(f"{address}: no token")
+
+    monkeypatch.setattr(ray._raylet, "GcsClient", refuse)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(ConfigError, match="set RAY_AUTH_MODE=token"):
+            connect(RayConfig(address=f"127.0.0.1:{other.getsockname()[1]}"), 1)
+
+
+def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's own handler, in place until `ray.init` returns, ends the process with the signal's number."""
+    import ray
+
+    from fedbox.configs.schema import RayConfig
+    from fedbox.simulations.ray_cluster import connect
+
+    before = signal.getsignal(signal.SIGTERM)
+
+    def interrupted(**_options: Any) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ray, "init", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        connect(RayConfig(), 1)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

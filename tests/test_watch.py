@@ -79,9 +79,8 @@ def test_the_exit_code_tells_how_the_run_ended(tmp_path: Path, status: str, code
     assert f"{status} after 2 of 2 rounds" in done.output
 
 
-def test_a_run_that_was_killed_broke_off_although_an_older_summary_says_otherwise(tmp_path: Path) -> None:
-    folder = make_run(tmp_path / "run", [0.25, 0.5], rounds=9, status="completed")
-    _add(folder, 3)  # of a resumed run, which was killed
+def test_a_run_that_was_killed_broke_off(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", [0.25, 0.5, 0.5], rounds=9, status=None)
     assert Follower(folder, patience=60).look().state == RUNNING  # it may be about to write its summary
     view = Follower(folder, patience=0).look()
     assert (view.state, view.outcome, view.code) == (ENDED, "broken off", 1)
