@@ -37,11 +37,11 @@ def test_folders_and_names_are_no_markup() -> None:
 
 
 def test_many_classes_leave_room_for_the_roles() -> None:
-    """30 classes on 60 columns: no figure is cut, what cannot be shown is told; four do fit."""
+    """30 classes on 72 columns: no figure is cut, what cannot be shown is told; four do fit."""
     for classes, told in ((30, True), (4, False)):
         changes = {"data.options.classes": classes, "data.partition.alpha": 1.0}
         federation = Federation.prepare(check("quickstart", {"data.dataset": "synthetic", **changes}))
-        console = Console(width=60, record=True)
+        console = Console(width=72, record=True)
         console.print(partition_table(federation, federation.table(), 3, console))
         shown = " ".join(console.export_text().split())
         assert all(role in shown for role in ("labelled", "unlabelled", "test"))
