@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grpc_for_tests import TOY, Clients, Echo, grid_for
-from test_server_grpc import wait_until
+from grpc_for_tests import TOY, Clients, Echo, grid_for, wait_until
 
 import fedbox
 from fedbox.client.join import SiteWork
