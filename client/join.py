@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from ..configs import Config
 from ..configs.tls import Identity
 from ..data.arrays import DataError
 from ..strategies.base import Message, identity, run_config
+from ..strategies.device import check_device
 from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, RUN_ID
 from .app import app
@@ -23,6 +25,9 @@ from .grpc_line import RefusedError
 from .workspace import Workspace, use, workspace_for
 
 log = logging.getLogger("fedbox.client")
+
+_RUN = re.compile("[0-9a-f]{32}")
+"""How a server names its run. The name becomes that of a folder here, so no other text will do."""
 
 
 class SiteWork:
@@ -37,11 +42,18 @@ class SiteWork:
         self._run_config: dict[str, bool | float | int | str] = {}
 
     def prepare(self, config: str, run: str, number: int, classes: Sequence[str]) -> dict[str, int]:
-        """Read the data and build the model. Raises DataError, also for other classes, ModelError, PluginError."""
+        """Read the data and build the model.
+
+        Raises DataError, also for other classes, ModelError, PluginError, and ConfigError for a device that is not
+        here.
+        """
         from ..models.process import settle
 
+        if not _RUN.fullmatch(run):
+            raise RefusedError(f"the server calls its run {run[:80]!r}; wanted: 32 of the digits 0-9 and a-f")
         settle()
         checked, folder = self._own(config), str(self._state / run)
+        check_device(checked.engine.device, "engine.device" if self._device is None else "--device")
         text = checked.model_dump_json()
         if self._data is not None:
             federation = Federation.alone(checked, self._name, number)
@@ -55,6 +67,7 @@ class SiteWork:
                 f"{self._name} is none of the clients that the configuration deals data to ({names}); join as one of "
                 "these, or say with --data where this client's own data lies"
             ) from None
+        workspace.store.durable = True  # the server's checkpoint lies on a machine that has power when this has none
         mine = workspace.federation.dataset.classes
         if classes and tuple(classes) != tuple(mine):
             raise DataError(
@@ -95,8 +108,11 @@ def join(
 ) -> str:
     """Serve as a client until the run is over; give the server's last word.
 
-    Raises RefusedError, KeyboardInterrupt when it is stopped, and what reading the data raises.
+    Raises RefusedError, KeyboardInterrupt when it is stopped, ConfigError for a `device` that is not here, and what
+    reading the data raises.
     """
+    if device is not None:
+        check_device(device, "--device")
     pool = ThreadPoolExecutor(1, thread_name_prefix="fedbox-work")
     attendant = Attendant(target, name, identity_, SiteWork(name, data, device, state), pool)
     with identity(RUN_ID):

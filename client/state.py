@@ -5,7 +5,6 @@ that checkpoint, so `read` gives the latest version written before the round ask
 that the run may come back to: at most 2 `engine.checkpoint_every` + 1 of a client exist at a time.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from typing import Any
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+
+from ..strategies.atomic import sync_folder, write_atomic
 
 _SUFFIX = ".safetensors"
 
@@ -24,23 +25,31 @@ class StateError(RuntimeError):
 class StateStore:
     """Versions of the clients' states in a folder; with no folder nothing can be kept.
 
-    `every` is the number of rounds between two checkpoints of the run.
+    `every` is the number of rounds between two checkpoints of the run. `durable` versions outlive a loss of power, at
+    the cost of waiting for the disk in each round.
     """
 
     def __init__(self, folder: Path | None, every: int = 1) -> None:
         self.folder = folder
         self.every = every
+        self.durable = False
 
     def read(self, client: str, round_: int) -> dict[str, NDArray[Any]]:
         """Give the arrays that the client kept before round `round_`; empty when there are none."""
         before = [version for version in self._versions(client) if version < round_]
         if not before:
             return {}
-        path = self._path(client, max(before))
+        *older, last = sorted(before)
+        path = self._path(client, last)
         try:
             return dict(load_file(path))
         except (OSError, SafetensorError) as error:
-            raise StateError(f"the saved state of {client}, {path}, cannot be read: {error}") from error
+            # An older version in its place would train on, and nobody would know that the run is another one.
+            instead = f"what it kept after round {older[-1]}" if older else "nothing, as a new client does"
+            raise StateError(
+                f"the saved state of {client}, {path}, cannot be read: {error}; restore the file, or remove it: "
+                f"{client} then goes on with {instead}, and the run is no longer what it would have been"
+            ) from error
 
     def write(self, client: str, round_: int, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep the arrays as the client's state after round `round_`, atomically, and drop what is not needed."""
@@ -50,14 +59,18 @@ class StateStore:
             if value.dtype.kind not in "fiub":
                 raise StateError(f"{client} wants to keep {name} of type {value.dtype}; wanted: numbers or booleans")
         path = self._path(client, round_)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(save(dict(arrays)))
-            draft.replace(path)
+            write_atomic(path, save(dict(arrays)), sync=self.durable)
+            if self.durable:
+                sync_folder(path.parent)  # before older versions go, and before the server hears of the round
         except OSError as error:
             raise StateError(f"the state of {client} cannot be saved in {path.parent}: {error.strerror}") from error
-        finally:
+        self._tidy(client, round_)
+
+    def _tidy(self, client: str, round_: int) -> None:
+        """Drop the versions that the run cannot come back to, and what a process that was killed left half-written."""
+        for draft in self._path(client, round_).parent.glob("*.tmp"):
             draft.unlink(missing_ok=True)
         versions = self._versions(client)
         # The last checkpoint before this round may still be on its way to the disk: the run may come back to the one

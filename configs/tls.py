@@ -1,5 +1,7 @@
 """The certificate files that both ends of a line are given."""
 
+import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ class Identity:
 
 
 def read_identity(cert: Path | None, key: Path | None, ca: Path | None, insecure: bool) -> Identity | None:
-    """Read the files; None for a line without TLS. Raises ConfigError with every fault of the options."""
+    """Read and check the files; None for a line without TLS. Raises ConfigError with every fault of the options."""
     files = {"--cert": cert, "--key": key, "--ca": ca}
     if insecure and not any(files.values()):
         return None
@@ -25,6 +27,34 @@ def read_identity(cert: Path | None, key: Path | None, ca: Path | None, insecure
     faults += [Fault(option, f"{path} is no file") for option, path in files.items() if path and not path.is_file()]
     if insecure:
         faults.append(Fault("--insecure", "goes without --cert, --key and --ca"))
+    if not faults and cert and key and ca:
+        faults = list(_faults(cert, key, ca))
     if faults:
         raise ConfigError("given", faults)
     return Identity(*(path.read_bytes() for path in files.values() if path))
+
+
+def _faults(cert: Path, key: Path, ca: Path) -> Iterator[Fault]:
+    """Find what is wrong with the files: gRPC would only say that it cannot listen, or that no line comes about."""
+    faulty = False
+    for option, path in (("--cert", cert), ("--ca", ca)):
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+        except OSError as error:  # what OpenSSL raises is one
+            faulty = True
+            yield Fault(option, f"{path} is no certificate in PEM form{_told(error)}")
+    if faulty:
+        return
+    try:
+        # A key with a password would wait for somebody to type it, here and in gRPC.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(cert, key, password="")
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and error.reason == "KEY_VALUES_MISMATCH":
+            yield Fault("--key", f"{key} is not the key of {cert}")
+        else:
+            yield Fault("--key", f"{key} is no private key in PEM form without a password{_told(error)}")
+
+
+def _told(error: OSError) -> str:
+    """Give the system's word, where it is not OpenSSL that could not read the file."""
+    return "" if isinstance(error, ssl.SSLError) else f" ({error.strerror})"

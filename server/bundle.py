@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoint import write_atomic
+from ..strategies.atomic import write_atomic
 from .groups import differences
 from .holdings import digest_of
 from .records import WHOLE, digest

@@ -6,7 +6,9 @@ subject alternative name. The key of the authority, ca.key, stays where the cert
 
 import ipaddress
 import os
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,38 +21,80 @@ from .enrolment import NAME, EnrolmentError, Entry, read_entries, write_entries
 
 LIST = "clients.txt"
 _CA_DAYS = 3650
+_HOST = re.compile(r"(\*\.)?[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?")
 
 
-def make_certificates(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int = 365) -> list[Path]:
+@dataclass
+class Made:
+    """The files that were written, and a line about each certificate that was asked for and is there already."""
+
+    written: list[Path] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+def make_certificates(
+    folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int = 365, renew: bool = False
+) -> Made:
     """Make what is not there yet: ca.pem, server.pem and NAME.pem with their keys, and the list of clients.
 
-    `hosts` are names or addresses by which clients reach the server. Files that are there stay as they are. Gives the
-    files that were written. Raises EnrolmentError for a name that cannot be one.
+    `hosts` are names or addresses by which clients reach the server. With `renew` those that are named are made anew;
+    else files that are there stay as they are, and a client of them that the list lacks is put on it. Raises
+    EnrolmentError, before anything is written, for a name that cannot be one.
     """
+    names = _checked(folder, hosts, clients, renew)
+    folder.mkdir(parents=True, exist_ok=True)
+    made = Made()
+    issuer = _authority(folder, made.written)
+    server = folder / "server.pem"
+    if hosts and server.exists() and not renew:
+        found = _read(server)
+        made.kept.append(f"{_lasting(server, found)} for {_told(found)}; --renew makes a new one")
+    elif hosts:
+        # Of a client's purpose as well: with it `fedbox status` may ask.
+        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        alternatives = x509.SubjectAlternativeName(names)
+        _issue(folder / "server", _short(names[0]), issuer, days, both, made.written, alternatives)
+    path = folder / LIST
+    entries = read_entries(path) if path.exists() else {}
+    for name in clients:
+        _enrol(folder / f"{name}.pem", issuer, days, renew, entries, made)
+        write_entries(path, entries)  # one by one: whatever happens with the next, this one may join
+    if not path.exists():
+        write_entries(path, entries)
+    made.written.append(path)
+    return made
+
+
+def _enrol(pem: Path, issuer: "_Issuer", days: int, renew: bool, entries: dict[str, Entry], made: Made) -> None:
+    """Make a client's certificate, or take the one that is there, and put its fingerprint on the list."""
+    name, purposes = pem.stem, [ExtendedKeyUsageOID.CLIENT_AUTH]
+    entry = entries.get(name)
+    if not pem.exists() or renew or (entry is not None and entry.revoked):
+        found = _issue(pem.with_suffix(""), name, issuer, days, purposes, made.written)
+        entries[name] = Entry(name, _fingerprint(found))
+        return
+    found = _read(pem)
+    if entry is None:
+        entries[name] = Entry(name, _fingerprint(found))
+        more = ", and is on the list now"
+    else:
+        other = entry.fingerprint and entry.fingerprint != _fingerprint(found)
+        more = ", but the list names another" if other else ""
+    made.kept.append(f"{_lasting(pem, found)}{more}; --renew makes a new one")
+
+
+def _checked(folder: Path, hosts: Sequence[str], clients: Sequence[str], renew: bool) -> list[x509.GeneralName]:
+    """Give the server's names. Raises EnrolmentError for what cannot be made."""
     if wrong := [name for name in clients if not NAME.fullmatch(name) or name in ("ca", "server")]:
         raise EnrolmentError(
             f"no client can be called {', '.join(map(repr, wrong))}; wanted: letters, digits, . _ - (64 at most), "
             "and neither ca nor server"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
-    ca, ca_key = _authority(folder, written)
-    if not (folder / "server.pem").exists():
-        if not hosts:
-            raise EnrolmentError(f"{folder} has no server.pem yet: name the server by --server HOST")
-        names = x509.SubjectAlternativeName(_alternatives([*hosts, "localhost", "127.0.0.1"]))
-        # Of a client's purpose as well: with it `fedbox status` may ask.
-        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-        _issue(folder / "server", hosts[0], (ca, ca_key), days, both, written, names)
-    path = folder / LIST
-    entries = read_entries(path) if path.exists() else {}
-    for name in clients:
-        if (folder / f"{name}.pem").exists() and not (name in entries and entries[name].revoked):
-            continue
-        made = _issue(folder / name, name, (ca, ca_key), days, [ExtendedKeyUsageOID.CLIENT_AUTH], written)
-        entries[name] = Entry(name, made.fingerprint(hashes.SHA256()).hex())
-    write_entries(path, entries)
-    return [*written, path]
+    if renew and not (hosts or clients):
+        raise EnrolmentError("--renew makes those certificates anew that are named: add --client NAME or --server HOST")
+    if not hosts and not (folder / "server.pem").exists():
+        raise EnrolmentError(f"{folder} has no server.pem yet: name the server by --server HOST")
+    return _alternatives([*hosts, "localhost", "127.0.0.1"])
 
 
 def revoke(folder: Path, names: Iterable[str]) -> None:
@@ -144,13 +188,54 @@ def _begin(
 
 
 def _alternatives(hosts: Iterable[str]) -> list[x509.GeneralName]:
+    """Give names and addresses as certificates hold them. Raises EnrolmentError for what is neither."""
     found: list[x509.GeneralName] = []
     for host in dict.fromkeys(hosts):
         try:
-            found.append(x509.IPAddress(ipaddress.ip_address(host)))
+            found.append(x509.IPAddress(ipaddress.ip_address(host.strip("[]"))))
         except ValueError:
-            found.append(x509.DNSName(host))
-    return found
+            found.append(x509.DNSName(_ascii(host)))
+    return list(dict.fromkeys(found))
+
+
+def _ascii(host: str) -> str:
+    """Give a host's name in the letters that it has on the net: those of other alphabets are written as xn--..."""
+    try:
+        name = host.encode("idna").decode().lower()
+    except UnicodeError:
+        name = ""
+    if not _HOST.fullmatch(name) or len(name) > 253:
+        raise EnrolmentError(
+            f"{host!r} is no name or address of a server; wanted such as fed.example.org or 192.0.2.7, without a port"
+        )
+    return name
+
+
+def _short(name: x509.GeneralName) -> str:
+    """Give the common name, of 64 characters at most; clients look at the alternative names only."""
+    text = str(name.value)
+    return text if len(text) <= 64 else "server"
+
+
+def _read(pem: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(pem.read_bytes())
+    except (OSError, ValueError) as error:
+        raise EnrolmentError(f"{pem} cannot be read as a certificate ({error}); --renew makes a new one") from error
+
+
+def _lasting(pem: Path, found: x509.Certificate) -> str:
+    end = found.not_valid_after_utc
+    return f"{pem} is there, {'valid until' if end > datetime.now(UTC) else 'but expired on'} {end:%Y-%m-%d}"
+
+
+def _told(found: x509.Certificate) -> str:
+    names = [each.value for each in found.extensions if isinstance(each.value, x509.SubjectAlternativeName)]
+    return ", ".join(str(name.value) for each in names for name in each) or "no name"
+
+
+def _fingerprint(found: x509.Certificate) -> str:
+    return found.fingerprint(hashes.SHA256()).hex()
 
 
 def _write(stem: Path, made: x509.Certificate, key: ec.EllipticCurvePrivateKey, written: list[Path]) -> None:

@@ -8,7 +8,6 @@ states lie beside it, versioned by round (see `client/state.py`).
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..configs import Config
+from ..strategies.atomic import sync_folder, write_atomic
 
 # What a resumed run may change: none of these alters the rounds that were already run.
 _FREE = ("name", "rounds", "engine", "evaluate.stop", "clients.timeout", "track")
@@ -81,19 +81,6 @@ class Pace:
         return found
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, and see it on disk."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def draft_checkpoint(folder: Path, frozen: Frozen, config: Config) -> Path:
     """Write a checkpoint below `folder` under a name that `load_checkpoint` does not see; give its path."""
     draft = folder / f".round-{frozen.round:06d}.tmp"
@@ -105,6 +92,7 @@ def draft_checkpoint(folder: Path, frozen: Frozen, config: Config) -> Path:
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in frozen.files.items()}
         meta = {"round": frozen.round, "config": config.model_dump(mode="json"), "sha256": sums}
         write_atomic(draft / "meta.json", json.dumps(meta).encode())
+        sync_folder(draft)
     except OSError:
         shutil.rmtree(draft, ignore_errors=True)
         raise
@@ -116,6 +104,7 @@ def commit_checkpoint(draft: Path) -> None:
     target = draft.with_name(draft.stem.removeprefix("."))
     shutil.rmtree(target, ignore_errors=True)
     draft.replace(target)
+    sync_folder(target.parent)  # clients let go of what is older than it
     for other in target.parent.iterdir():
         if other != target:
             shutil.rmtree(other, ignore_errors=True)

@@ -1,6 +1,5 @@
 """Ask a cohort, take the replies as they come, check each one, and say what went wrong with the others."""
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,10 @@ from .collected import Collected, Failure
 from .grouping import Grouping, Merge, cut_of
 from .roster import Roster, everyone
 from .traces import visits
+
+_LARGEST = 1e100
+"""The largest figure of a client that counts. What is beyond is as if it were not given, like one that is not finite:
+squares and weighted sums of the others stay in range, whatever one client reports."""
 
 
 class Collector:
@@ -181,8 +184,8 @@ class Collector:
 
     @staticmethod
     def _count(name: str, metrics: Mapping[str, float], examples: int, result: Collected) -> None:
-        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
-        result.clients[name] = finite | {"examples": examples}
+        usable = {key: value for key, value in metrics.items() if abs(value) <= _LARGEST}  # NaN is not, either
+        result.clients[name] = usable | {"examples": examples}
 
 
 @dataclass

@@ -31,7 +31,9 @@ def serve(
     ] = 60.0,
     compress: Annotated[bool, typer.Option("--compress", help="Compress what travels.")] = False,
     max_message: Annotated[int, typer.Option(min=1, help="Most megabytes of one message.")] = 4096,
-    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus metrics on this port of loopback.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this port of loopback.")
+    ] = None,
     track: Annotated[
         str | None, typer.Option(metavar="NAME[,NAME...]", help="Trackers, as tensorboard,csv (see fedbox plugins).")
     ] = None,
@@ -79,13 +81,16 @@ def certs(
     ] = None,
     client: Annotated[list[str] | None, typer.Option(help="Name of a client; may be repeated.")] = None,
     revoke: Annotated[list[str] | None, typer.Option(help="Strike a client off the list; may be repeated.")] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Make the certificates anew that --client and --server name.")
+    ] = False,
     days: Annotated[int, typer.Option(min=1, help="Days for which new certificates hold.")] = 365,
 ) -> None:
     """Make a small certificate authority: ca.pem, server.pem and NAME.pem with their keys, and clients.txt.
 
-    Run it again to add clients; what is there stays. Give each client its NAME.pem, NAME.key and ca.pem, and keep
-    ca.key to yourself. [bold]--revoke NAME[/] strikes a client off clients.txt: a server that reads this list drops it
-    at once.
+    Run it again to add clients; what is there stays, unless [bold]--renew[/] asks for it anew. Give each client its
+    NAME.pem, NAME.key and ca.pem, and keep ca.key to yourself. [bold]--revoke NAME[/] strikes a client off clients.txt:
+    a server that reads this list drops it at once.
 
     [dim]fedbox certs pki --server fed.example.org --client site-a --client site-b[/]
     """
@@ -95,9 +100,12 @@ def certs(
     if revoke:
         strike(folder, revoke)
         typer.echo(f"revoked: {', '.join(revoke)}")
-    if server or client or not revoke:
-        for path in make_certificates(folder, server or [], client or [], days):
+    if server or client or renew or not revoke:
+        made = make_certificates(folder, server or [], client or [], days, renew)
+        for path in made.written:
             typer.echo(str(path))
+        for line in made.kept:
+            typer.echo(f"note: {line}", err=True)
 
 
 def pack(

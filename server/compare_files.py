@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from .checkpoint import write_atomic
+from ..strategies.atomic import write_atomic
 from .compare import CompareRow, Target
 from .curves import all_series, curve_charts, metric_curve
 from .groups import Group, figures

@@ -11,8 +11,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from ..configs import Config, to_yaml
+from ..strategies.atomic import write_atomic
 from ..strategies.exact import Arrays
-from .checkpoint import write_atomic
 from .records import clean
 
 _LOCK = ".lock"

@@ -33,8 +33,12 @@ class GrpcGrid(StreamGrid):
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run_loop, name="fedbox-grpc", daemon=True)
         self._thread.start()
-        opening = self.service.open(listen, identity)
-        self.port: int = asyncio.run_coroutine_threadsafe(opening, self._loop).result(30)
+        opening = asyncio.run_coroutine_threadsafe(self.service.open(listen, identity), self._loop)
+        try:
+            self.port: int = opening.result(30)
+        except BaseException:
+            self._end_thread()
+            raise
 
     def get_node_ids(self) -> Iterable[int]:
         """Give the node ids of all clients on the list."""
@@ -114,12 +118,22 @@ class GrpcGrid(StreamGrid):
     def close(self, reason: str = "the server stops", over: bool = False, linger: float = 0.0) -> None:
         """Say good-bye to the clients and end the thread.
 
-        `over` tells them that the run has ended; those who are off line just then are awaited for `linger` seconds.
+        `over` tells them that the run has ended; those who are off line just then are awaited for `linger` seconds, or
+        until the program is interrupted: nothing is left to be done then but this.
         """
         if not self._thread.is_alive():
             return
-        shutting = self.service.shut(reason, over, linger)
-        asyncio.run_coroutine_threadsafe(shutting, self._loop).result(30 + linger)
+        shutting = asyncio.run_coroutine_threadsafe(self.service.shut(reason, over, linger), self._loop)
+        try:
+            shutting.result(30 + linger)
+        except KeyboardInterrupt:
+            shutting.cancel()
+            if not over:
+                raise
+            asyncio.run_coroutine_threadsafe(self.service.shut(reason, over, 0.0), self._loop).result(30)
+        self._end_thread()
+
+    def _end_thread(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(10)
 

@@ -95,7 +95,10 @@ class Service:
         await self._health.enter_graceful_shutdown()
         self.fleet.end(reason, over)
         last = time.monotonic() + linger
-        known = {name for name, station in self.fleet.stations.items() if station.holding}
+        # Where nobody has come since the server began, any of them may still be trying.
+        known = {name for name, station in self.fleet.stations.items() if station.holding} or set(self.fleet.stations)
+        if linger > 0 and known - self.fleet.told:
+            log.info("waiting %g s at most for clients that do not know yet: %s", linger, reason)
         while known - self.fleet.told and time.monotonic() < last:
             await asyncio.sleep(0.1)
         await self._server.stop(2.0)
@@ -204,4 +207,5 @@ def _common_name(identity: Identity | None) -> bytes:
     from cryptography import x509
 
     subject = x509.load_pem_x509_certificate(identity.certificate).subject
-    return str(subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value).encode()
+    names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    return str(names[0].value).encode() if names else b""

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..strategies.atomic import write_atomic
 from ..strategies.federation import Federation
-from .checkpoint import write_atomic
 from .stats import printable
 
 FILE, VERSION = "partition.json", 1

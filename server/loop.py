@@ -108,6 +108,10 @@ class Coordinator:
             return {}
         return {_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
 
+    def left(self, first: int) -> bool:
+        """Say whether a round is to be run from `first` on: neither all are done nor has the run stopped early."""
+        return first <= self.config.rounds and not self.stopper.done
+
     def run(self, first: int = 1) -> None:
         """Run the rounds from `first` on. Raises RunFailedError when too few clients of a cohort succeed."""
         if first <= self.config.rounds and not self.stopper.done:

@@ -11,7 +11,7 @@ from .fleet import Fleet
 
 
 class Metrics(Callback):
-    """Serves http://HOST:PORT/metrics while the run lasts. Raises ConfigError without prometheus-client."""
+    """Serves http://HOST:PORT/metrics while the run lasts. Raises ConfigError without prometheus-client or the port."""
 
     def __init__(self, fleet: Fleet, port: int, host: str = "127.0.0.1") -> None:
         if find_spec("prometheus_client") is None:
@@ -25,7 +25,11 @@ class Metrics(Callback):
         self._seconds = Counter("fedbox_seconds", "seconds of the rounds by phase", ["phase"], registry=registry)
         self._failures = Counter("fedbox_failures", "clients that failed in a round", ["kind"], registry=registry)
         registry.register(_FleetCounts(fleet))
-        self._server, _ = start_http_server(port, host, registry)
+        try:
+            self._server, _ = start_http_server(port, host, registry)
+        except (OSError, OverflowError) as error:
+            problem = f"cannot listen on {host}:{port} ({getattr(error, 'strerror', None) or error}); give a free port"
+            raise ConfigError("given", [Fault("--metrics-port", problem)]) from error
         self.port = int(self._server.server_port)
 
     def on_start(self, config: Config, folder: Path, first: int) -> None:

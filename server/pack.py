@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from ..configs import Config
+from ..strategies.atomic import write_atomic
 from ..strategies.frames import RELEASE
-from .checkpoint import write_atomic
 from .folder import FolderError
 
 _PYPROJECT = """\

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import CheckpointError, write_atomic
+from ..strategies.atomic import write_atomic
+from .checkpoint import CheckpointError
 
 Record = dict[str, Any]
 _LOWER_IS_BETTER = ("loss", "_std")

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..strategies.atomic import write_atomic
 from .charts import Chart, line_chart, stack_chart
-from .checkpoint import write_atomic
 from .curves import all_series, curve_charts, sent, sent_so_far
 from .examples import KINDS, Example, by_domain
 from .groups import Group, figures, group_differences, group_runs, main_metric, phases

@@ -11,10 +11,12 @@ from typing import Any
 
 from ..configs import Config, ConfigError, Fault
 from ..configs.tls import Identity
+from ..strategies.atomic import write_atomic
+from ..strategies.contract import Plugin
+from ..strategies.device import check_device
 from ..strategies.federation import Federation
 from ..strategies.registry import find
 from .callbacks import Callback, Callbacks
-from .checkpoint import write_atomic
 from .enrolment import Enrolment
 from .fleet import Fleet
 from .folder import RUN_ID_FILE, RunFolder, default_folder
@@ -24,7 +26,7 @@ from .loop import Coordinator
 from .metrics import Metrics
 from .outcome import Result, finish
 from .report import write_report
-from .session import check_device, claimed, conduct, session
+from .session import claimed, conduct, session
 from .tracking import trackers
 
 log = logging.getLogger("fedbox.server")
@@ -64,28 +66,42 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(session(folder))
         with claimed(folder, config, resume):
-            federation = Federation.prepare(config)
-            enrolment, classes = _enrolment(service, federation), federation.dataset.classes
-            fleet = Fleet(enrolment, service.terms, config.model_dump_json(), _run_id(folder), classes)
-            grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
-        stack.callback(grid.close)
-        listeners = [*callbacks, *trackers(config)]
-        if service.metrics_port is not None:
-            metrics = Metrics(fleet, service.metrics_port)
-            stack.callback(metrics.close)
-            listeners.append(metrics)
-        watcher = Watcher(config)
-        grid.service.status = watcher.status
-        coordinator = Coordinator(federation, plugin, grid, folder.path, Callbacks([watcher, *listeners]))
+            grid, coordinator = _set_up(config, plugin, service, folder, callbacks, stack)
         first = coordinator.restore() if resume else 1
         folder.write_config(config)
-        log.info("%s listens on port %d for %d clients", config.name, grid.port, len(fleet.stations))
+        log.info("%s listens on port %d for %d clients", config.name, grid.port, len(grid.roster))
         listening(grid.port)
-        _await_clients(grid, service.wait_for)
+        if coordinator.left(first):  # else the clients may have gone home: all that is left is to write it down
+            _await_clients(grid, service.wait_for)
         summary = conduct(coordinator, first, lambda status: finish(coordinator, folder, status, engine="grpc"))
         write_report([folder.path], folder.path / "report.html")
         grid.close("the run is complete", over=True, linger=_LINGER)
     return Result(folder.path, summary)
+
+
+def _set_up(
+    config: Config,
+    plugin: Plugin,
+    service: Host,
+    folder: RunFolder,
+    callbacks: Sequence[Callback],
+    stack: ExitStack,
+) -> tuple[GrpcGrid, Coordinator]:
+    """Open all that the run needs; `stack` closes it."""
+    federation = Federation.prepare(config)
+    enrolment, classes = _enrolment(service, federation), federation.dataset.classes
+    _check_wanted(service.wait_for, enrolment.names)
+    fleet = Fleet(enrolment, service.terms, config.model_dump_json(), _run_id(folder), classes)
+    grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
+    stack.callback(grid.close)
+    listeners = [*callbacks, *trackers(config)]
+    if service.metrics_port is not None:
+        metrics = Metrics(fleet, service.metrics_port)
+        stack.callback(metrics.close)
+        listeners.append(metrics)
+    watcher = Watcher(config)
+    grid.service.status = watcher.status
+    return grid, Coordinator(federation, plugin, grid, folder.path, Callbacks([watcher, *listeners]))
 
 
 class Watcher(Callback):
@@ -145,6 +161,13 @@ def _enrolment(service: Host, federation: Federation) -> Enrolment:
     return Enrolment(service.clients, names)
 
 
+def _check_wanted(wanted: int | None, names: Sequence[str]) -> None:
+    """Raise ConfigError for more clients to wait for than may join."""
+    if wanted is not None and wanted > len(names):
+        problem = f"got {wanted}, but only {len(names)} may join ({_some(names)}); wanted: at most as many"
+        raise ConfigError("given", [Fault("--wait-for", problem)])
+
+
 def _run_id(folder: RunFolder) -> str:
     """Give the run's own name, made once: clients keep their state under it, a resumed run finds it again."""
     path = folder.path / RUN_ID_FILE
@@ -155,7 +178,10 @@ def _run_id(folder: RunFolder) -> str:
 
 def _await_clients(grid: GrpcGrid, wanted: int | None) -> None:
     def missing(names: list[str]) -> None:
-        some = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        log.info("waiting for %s", some)
+        log.info("waiting for %s", _some(names))
 
     grid.wait_for(len(grid.roster) if wanted is None else wanted, missing)
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..configs import Config, ConfigError, Fault, load_config
+from ..configs import Config, load_config
 from ..models.process import settle
 from ..strategies.base import identity
 from ..strategies.grids import RUN_ID
@@ -20,18 +20,6 @@ from ..strategies.selection import selector_faults
 from .folder import RunFolder
 from .loop import Coordinator, RunFailedError
 from .tracking import track_faults
-
-
-def check_device(name: str) -> None:
-    """Raise ConfigError unless torch knows the device and this machine has it."""
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        have = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
-        problem = (
-            f"got '{name}', which cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(have)}"
-        )
-        raise ConfigError("given", [Fault("engine.device", problem)]) from error
 
 
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..configs import Config
+from ..strategies.atomic import write_atomic
 from .callbacks import Callback
-from .checkpoint import write_atomic
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:

@@ -22,8 +22,8 @@ from ..client.state import StateStore
 from ..data.boxes_data import BoxData, BoxSet
 from ..models import FlatModel
 from ..models.detections import ObjectDetector
-from ..server.checkpoint import write_atomic
 from ..server.examples import VERSION
+from ..strategies.atomic import write_atomic
 from ..strategies.box_samples import BoxSamples
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation, Index

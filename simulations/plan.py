@@ -22,10 +22,11 @@ from ..server.roster import size_of
 from ..server.stats import human_bytes
 from ..strategies.base import content_size, task_content, to_record, update_content
 from ..strategies.contract import Ask, ServerHalf, Update
+from ..strategies.device import check_device
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
 from .inprocess import InProcessGrid
-from .run import check_device, workers_of
+from .run import workers_of
 
 Facts = list[tuple[str, str]]
 

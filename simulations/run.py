@@ -19,9 +19,10 @@ from ..server.folder import RunFolder, default_folder
 from ..server.holdings import write_holdings
 from ..server.loop import PAUSE, Coordinator
 from ..server.outcome import Result, finish
-from ..server.session import check, check_device, claimed, conduct, raise_on_sigterm, session
+from ..server.session import check, claimed, conduct, raise_on_sigterm, session
 from ..server.tracking import trackers
 from ..strategies.contract import Plugin
+from ..strategies.device import check_device
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
@@ -31,7 +32,7 @@ from .inprocess import InProcessGrid
 from .pool import Pool
 from .workers import Workers
 
-__all__ = ["Parts", "check", "check_device", "raise_on_sigterm", "run_config"]
+__all__ = ["Parts", "check", "raise_on_sigterm", "run_config"]
 
 
 @dataclass(frozen=True)

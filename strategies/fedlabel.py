@@ -28,6 +28,7 @@ from torch.nn import functional
 from .contract import Batch, ClientHalf, ExactSum, Plugin, ServerHalf, Settings, Site, Update
 from .optim import proximal
 from .pseudo import LabelQuality, class_samples, scores_of
+from .validate import check_extra, check_update
 
 _UNLABELLED, _ACCEPTED = "unlabelled/", "accepted"
 
@@ -195,12 +196,16 @@ class FedLabelServer(ServerHalf[FedLabelSettings]):
             if update.examples > 0:
                 first.add(update.weights, update.examples)
             return
+        check_extra(update, {_ACCEPTED: ((2,), "i")})
         labelled, accepted = (int(value) for value in update.extra[_ACCEPTED])
+        told = {name: value for name, value in update.extra.items() if name.startswith(_UNLABELLED)}
+        own = {name.removeprefix(_UNLABELLED): value for name, value in told.items()}
+        if accepted:
+            check_update(Update(own, accepted), self.expects())
         if labelled:
             first.add(update.weights, 1)
         if accepted:
-            own = {name: value for name, value in update.extra.items() if name.startswith(_UNLABELLED)}
-            second.add({name.removeprefix(_UNLABELLED): value for name, value in own.items()}, accepted)
+            second.add(own, accepted)
 
     def finish(self, total: Any, round_: int) -> None:
         """Make the new global weights."""

@@ -31,6 +31,7 @@ from .by_client import divided, joined
 from .contract import Arrays, Ask, Batch, ClientHalf, ExactSum, Plugin, ServerHalf, Settings, Site, Update
 from .pseudo import LabelQuality, class_samples, divergence, scores_of
 from .seeds import generator
+from .validate import check_extra
 
 _SIGMA, _PSI, _HELPER, _SIGNATURE = "sigma/", "psi/", "helper", "signature"
 _NOISE = 32
@@ -164,6 +165,7 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
 
     def __init__(self, settings: FedMatchSettings, site: Site) -> None:
         super().__init__(settings, site)
+        self._classes = site.classes
         self.parts: Arrays = {_SIGMA + name: value for name, value in self.weights.items()}
         for name, _ in site.model.named_parameters():
             whole: NDArray[Any] = self.weights[name]
@@ -211,6 +213,8 @@ class FedMatchServer(ServerHalf[FedMatchSettings]):
     def add(self, total: Any, client: str, update: Update) -> None:
         """Add both summands; remember psi and the scores on noise."""
         parts, known = total
+        if update.examples > 0:
+            check_extra(update, {_SIGNATURE: ((_NOISE, self._classes), "f")})
         if client in self._offered:  # a client that failed has kept nothing
             self.sent[client] = self._offered.pop(client)
         if update.examples > 0:

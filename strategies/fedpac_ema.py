@@ -31,6 +31,7 @@ from .by_client import divided, joined
 from .contract import Arrays, Ask, Batch, ExactSum, Plugin, Site, UnsuitableError, Update
 from .semi_boxes import SemiBoxClient, SemiBoxServer, SemiBoxSettings
 from .simplex import least_quadratic
+from .validate import check_extra
 
 _CLASSIFIER = "head.classes."
 _OWN, _PROTOTYPES = "own/", "prototypes"
@@ -183,6 +184,8 @@ class FedPACServer(SemiBoxServer[FedPACSettings]):
         """Add the weights; remember classifier and statistics."""
         weights, told = total
         if update.examples > 0:
+            classes, width = self.prototypes.shape
+            check_extra(update, {"sums": ((classes, width), "f"), "counts": ((classes,), "f"), "v": ((1,), "f")})
             weights.add(update.weights, update.examples)
             heads = {name: value for name, value in update.weights.items() if name.startswith(_CLASSIFIER)}
             told[client] = (heads, dict(update.extra))

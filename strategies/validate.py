@@ -39,6 +39,19 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change
         _check_change(update, expects, max_change)
 
 
+def check_extra(update: Update, wanted: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+    """Raise RefusedUpdateError unless the update's extra arrays have these shapes and kinds of type, `f` or `i`."""
+    for name, (shape, kind) in wanted.items():
+        value = update.extra.get(name)
+        if value is None:
+            raise RefusedUpdateError(f"extra array '{name}' is missing; wanted: {_some(wanted)}")
+        if value.shape != shape or value.dtype.kind != kind:
+            what = "whole numbers" if kind == "i" else "floats"
+            raise RefusedUpdateError(
+                f"extra array '{name}' has shape {value.shape} and type {value.dtype}; wanted: {what} of shape {shape}"
+            )
+
+
 def check_late(strategy: str, half: type[ServerHalf[Any]], late: str) -> None:
     """Raise UnsuitableError where late updates are to be used that the server half cannot use."""
     if late == "use" and not half.takes_late:

@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -101,3 +102,10 @@ def identity_of(folder: Path, name: str, ca: Path | None = None) -> Identity:
     found = read_identity(folder / f"{name}.pem", folder / f"{name}.key", (ca or folder) / "ca.pem", insecure=False)
     assert found is not None
     return found
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 3.0) -> None:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.01)

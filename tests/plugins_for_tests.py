@@ -75,7 +75,7 @@ TROUBLES: dict[str, Callable[[Update], Any]] = {
     "negative": lambda update: replace(update, examples=-3),
     "huge": lambda update: replace(update, examples=2**70),
     "large": lambda update: replace(update, examples=2**60),
-    "metric": lambda update: replace(update, metrics={"train_loss": float("nan"), "odd": float("inf")}),
+    "metric": lambda update: replace(update, metrics={"train_loss": 1e200, "odd": float("nan")}),
     "count": lambda update: replace(update, metrics={**update.metrics, "examples": 1e9}),
     "kill": _kill,
     "memory": _memory,

@@ -56,7 +56,7 @@ def test_a_bad_client_is_left_out_and_named(tmp_path: Path, kind: str) -> None:
     assert result.summary["model_sha256"] == absent.summary["model_sha256"]
 
 
-def test_a_metric_that_is_not_finite_is_dropped(tmp_path: Path) -> None:
+def test_a_metric_that_is_not_finite_or_out_of_range_is_dropped(tmp_path: Path) -> None:
     result = run_trouble(tmp_path / "run", "metric", "client-1", rounds=1)
     row = result.rounds[0]["clients"]["client-1"]
     assert set(row) == {"examples"}

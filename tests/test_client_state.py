@@ -1,5 +1,6 @@
 """What a client keeps: versions by round, so that a run that goes back to a checkpoint finds what was there then."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from fedbox.client.state import StateError, StateStore
 
 
 def _versions(folder: Path, client: str = "client-1") -> list[int]:
-    return sorted(int(path.stem) for path in (folder / client).iterdir())
+    return sorted(int(path.stem) for path in (folder / client).iterdir() if path.stem.isdigit())
 
 
 def _value(store: StateStore, round_: int) -> int | None:
@@ -91,8 +92,45 @@ def test_a_damaged_state_and_no_folder_are_named(tmp_path: Path) -> None:
     store = StateStore(tmp_path)
     _write(store, 1)
     (tmp_path / "client-1" / "000001.safetensors").write_bytes(b"short")
-    with pytest.raises(StateError, match=r"client-1, .*000001\.safetensors, cannot be read"):
+    with pytest.raises(StateError, match=r"client-1, .*000001\.safetensors, cannot be read.* goes on with nothing"):
         store.read("client-1", 2)
+    _write(store, 1)
+    _write(store, 2)
+    (tmp_path / "client-1" / "000002.safetensors").write_bytes(b"")  # what a loss of power left in older releases
+    with pytest.raises(StateError, match=r"000002\.safetensors, cannot be .* with what it kept after round 1"):
+        store.read("client-1", 3)
+    assert _value(store, 2) == 1  # the round that wrote it can be done again
+    _write(store, 2)
+    assert _value(store, 3) == 2
     assert StateStore(None).read("client-1", 5) == {}
     with pytest.raises(StateError, match="there is no folder for it"):
         StateStore(None).write("client-1", 1, {})
+
+
+def test_what_must_last_is_on_disk_before_older_versions_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, fsync, synced = StateStore(tmp_path), os.fsync, list[tuple[str, list[int]]]()
+
+    def noted(handle: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{handle}").resolve().suffix, _versions(tmp_path)))
+        fsync(handle)
+
+    _write(store, 1)
+    monkeypatch.setattr(os, "fsync", noted)
+    _write(store, 2)
+    assert synced == []  # a simulation's processes are killed, not its machine: it does not wait for the disk
+    store.durable = True
+    _write(store, 4)
+    assert synced == [(".tmp", [1, 2]), ("", [1, 2, 4])]
+    assert _versions(tmp_path) == [2, 4]
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path: Path) -> None:
+    store = StateStore(tmp_path)
+    _write(store, 1)
+    for name in (".000002.safetensors.17.tmp", "000002.17.tmp"):
+        (tmp_path / "client-1" / name).write_bytes(b"half")
+    _write(store, 2)
+    assert sorted(path.name for path in (tmp_path / "client-1").iterdir()) == [
+        "000001.safetensors",
+        "000002.safetensors",
+    ]

@@ -18,10 +18,12 @@ from fedbox.__main__ import app
 from fedbox.client.grpc_line import RefusedError
 from fedbox.client.join import SiteWork
 from fedbox.client.workspace import forget, workspace_for
+from fedbox.configs import ConfigError
 from fedbox.data.arrays import DataError
 from fedbox.server.session import check
 from fedbox.strategies.base import read_run_config
 
+RUN = "0" * 32
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "deploy.md"
 
 
@@ -63,15 +65,15 @@ def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:
     work = SiteWork("site-a", tmp_path / "data", "cpu", tmp_path / "state")
     text = config.model_dump_json()
     held = {"labelled": 6, "unlabelled": 6, "test": 0, "classes": 2}
-    assert work.prepare(text, "run", 4, ("cat", "dog")) == held
+    assert work.prepare(text, RUN, 4, ("cat", "dog")) == held
     for others in (("bird", "cat"), ("dog", "cat"), ("cat", "dog", "emu")):  # its labels would mean something else
         with pytest.raises(
             DataError, match=f"site-a have the classes cat, dog; those of the server are {', '.join(others)}"
         ):
-            work.prepare(text, "run", 4, others)
-    assert work.prepare(text, "run", 4, ()) == held  # a server of an older release does not tell
+            work.prepare(text, RUN, 4, others)
+    assert work.prepare(text, RUN, 4, ()) == held  # a server of an older release does not tell
     text, folder = read_run_config(work._run_config)
-    assert folder == str(tmp_path / "state" / "run")
+    assert folder == str(tmp_path / "state" / RUN)
     assert workspace_for(text, folder).federation.number("site-a") == 4
     forget()
 
@@ -79,9 +81,25 @@ def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:
 def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:
     work = SiteWork("site-a", None, None, tmp_path)
     with pytest.raises(DataError, match=r"client-0 to client-19.*--data"):
-        work.prepare(check({}).model_dump_json(), "run", 0, ())
+        work.prepare(check({}).model_dump_json(), RUN, 0, ())
     with pytest.raises(RefusedError, match="does not understand"):
-        work.prepare('{"future": 1}', "run", 0, ())
+        work.prepare('{"future": 1}', RUN, 0, ())
+    forget()
+
+
+@pytest.mark.parametrize("run", ["../../elsewhere", "/etc", "run", "", RUN + "/.."])
+def test_a_server_cannot_choose_where_a_client_writes(tmp_path: Path, run: str) -> None:
+    work = SiteWork("client-0", None, None, tmp_path / "state")
+    with pytest.raises(RefusedError, match=r"calls its run .*; wanted: 32 of the digits"):
+        work.prepare(check({}).model_dump_json(), run, 0, ())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_is_not_here_is_told_before_a_round(tmp_path: Path) -> None:
+    config = check({"engine": {"device": "cuda:99"}}).model_dump_json()
+    with pytest.raises(ConfigError, match=r"engine\.device: got 'cuda:99', which cannot .*this machine has cpu"):
+        SiteWork("client-0", None, None, tmp_path).prepare(config, RUN, 0, ())
+    SiteWork("client-0", None, "cpu", tmp_path).prepare(config, RUN, 0, ())
     forget()
 
 
@@ -92,6 +110,11 @@ def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:
         (["serve", "quickstart", "--cert", "no.pem"], "--key: is missing"),
         (["join", "fed.example.org:9091", "--name", "a", "--insecure"], "only to this machine"),
         (["join", "nowhere", "--name", "a"], "wanted such as fed.example.org:9091"),
+        (
+            ["join", "127.0.0.1:1", "--name", "a", "--insecure", "--device", "nonsense"],
+            "--device: got 'nonsense'",
+        ),
+        (["join", "127.0.0.1:1", "--name", "a", "--insecure", "--device", "cuda:99"], "--device: got 'cuda:99'"),
         (["status", "127.0.0.1:1", "--insecure"], "does not answer"),
     ],
 )

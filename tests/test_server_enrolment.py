@@ -1,10 +1,16 @@
 """The list of those who may join, and what an update may change."""
 
+import re
+import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
+from fedbox.configs.tls import read_identity
 from fedbox.server.certificates import make_certificates, revoke
 from fedbox.server.enrolment import Enrolment, EnrolmentError, read_entries
 from fedbox.strategies.contract import RefusedUpdateError, Update
@@ -53,6 +59,59 @@ def test_certificates_refuse_names_that_are_files_of_their_own(tmp_path: Path) -
     after = read_entries(tmp_path / "pki" / "clients.txt")["a"]
     assert not after.revoked
     assert after.fingerprint != before.fingerprint
+
+
+def _fingerprint(pem: Path) -> str:
+    return x509.load_pem_x509_certificate(pem.read_bytes()).fingerprint(hashes.SHA256()).hex()
+
+
+def test_a_certificate_that_is_there_is_told_of_and_put_on_the_list(tmp_path: Path) -> None:
+    make_certificates(tmp_path, ["localhost"], ["a", "b"])
+    (tmp_path / "clients.txt").unlink()
+    before = (tmp_path / "a.pem").read_bytes()
+    made = make_certificates(tmp_path, ["elsewhere"], ["a"], days=9)
+    assert made.written == [tmp_path / "clients.txt"]
+    (server, client) = made.kept
+    assert re.search(r"server\.pem is there, valid until \d{4}-\d\d-\d\d for localhost, 127.0.0.1; --renew", server)
+    assert re.search(r"a\.pem is there, valid until .*, and is on the list now; --renew makes a new one", client)
+    assert (tmp_path / "a.pem").read_bytes() == before
+    entries = read_entries(tmp_path / "clients.txt")
+    assert [entry.line() for entry in entries.values()] == [f"a {_fingerprint(tmp_path / 'a.pem')}"]
+    shutil.copy(tmp_path / "b.pem", tmp_path / "a.pem")
+    assert "but the list names another" in make_certificates(tmp_path, [], ["a"]).kept[0]
+
+
+def test_renewed_certificates_are_new_and_the_list_knows_them(tmp_path: Path) -> None:
+    make_certificates(tmp_path, ["localhost"], ["a"])
+    before = {name: (tmp_path / name).read_bytes() for name in ("ca.pem", "server.pem", "a.pem", "a.key")}
+    assert not make_certificates(tmp_path, [], ["a"], days=9, renew=True).kept
+    assert read_entries(tmp_path / "clients.txt")["a"].fingerprint == _fingerprint(tmp_path / "a.pem")
+    changed = [name for name, data in before.items() if (tmp_path / name).read_bytes() != data]
+    assert changed == ["a.pem", "a.key"]
+    lasts = x509.load_pem_x509_certificate((tmp_path / "a.pem").read_bytes()).not_valid_after_utc - datetime.now(UTC)
+    assert 8 <= lasts.days <= 9
+    assert read_identity(tmp_path / "a.pem", tmp_path / "a.key", tmp_path / "ca.pem", insecure=False)
+    make_certificates(tmp_path, ["other"], [], renew=True)
+    assert "for other, localhost, 127.0.0.1" in make_certificates(tmp_path, ["other"], []).kept[0]
+    with pytest.raises(EnrolmentError, match="add --client NAME or --server HOST"):
+        make_certificates(tmp_path, [], [], renew=True)
+
+
+def test_names_of_servers_are_written_as_certificates_hold_them(tmp_path: Path) -> None:
+    long = f"{'a' * 50}.{'b' * 50}.example.org"
+    make_certificates(tmp_path, [long, "m\u00fcnchen.example", "::1", "*.fed.example"], [])
+    made = x509.load_pem_x509_certificate((tmp_path / "server.pem").read_bytes())
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    wanted = [long, "xn--mnchen-3ya.example", "::1", "*.fed.example", "localhost", "127.0.0.1"]
+    assert [str(name.value) for name in names] == wanted
+    assert made.subject.rfc4514_string() == "CN=server"
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "fed.example.org:9091", "https://fed.example.org", "a b", "", "a..b"])
+def test_what_is_no_name_of_a_server_is_refused_before_anything_is_written(tmp_path: Path, host: str) -> None:
+    with pytest.raises(EnrolmentError, match="is no name or address of a server"):
+        make_certificates(tmp_path / "pki", [host], ["a"])
+    assert not (tmp_path / "pki").exists()
 
 
 def test_an_update_that_changes_too_much_is_refused() -> None:

@@ -112,3 +112,29 @@ def test_a_reply_that_lacks_something_is_told(content: RecordDict) -> None:
         read_update(content)
     with pytest.raises(WireError, match="lacks"):
         read_task(content)
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': (", "(" * 9000, "-" * 9000 + "1", "1" + "+1j" * 3000, "\0", "{[]: 1}", "9" * 9900]
+)
+def test_headers_that_upset_pythons_parser_are_refused(header: str) -> None:
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    content = RecordDict({"arrays": ArrayRecord(), "metrics": MetricRecord({"num-examples": 3})})
+    content.array_records["arrays"]["w"] = Array("float32", (1,), "numpy.ndarray", data)
+    with pytest.raises(WireError, match=r"bytes is not in \.npy format: ."):
+        read_update(content)
+
+
+@pytest.mark.parametrize("count", [float("inf"), float("nan"), 1e300, 0.5, [1, 2]])
+def test_examples_that_are_no_whole_number_are_refused(count: float | list[int]) -> None:
+    content = RecordDict({"arrays": ArrayRecord(), "metrics": MetricRecord({"num-examples": count})})
+    with pytest.raises(WireError, match=r"num-examples is .*; wanted: a whole number below 2\*\*63"):
+        read_update(content)
+
+
+def test_examples_may_come_as_a_float_and_metrics_may_not_be_lists() -> None:
+    metrics = MetricRecord({"num-examples": 3.0, "loss": 2})
+    assert read_update(RecordDict({"arrays": ArrayRecord(), "metrics": metrics})).examples == 3
+    metrics["loss"] = [1.0, 2.0]
+    with pytest.raises(WireError, match="metric 'loss' is a list of 2 numbers; wanted: one number"):
+        read_update(RecordDict({"arrays": ArrayRecord(), "metrics": metrics}))

@@ -15,6 +15,7 @@ from fedbox.configs import ConfigError
 from fedbox.server.loop import RunFailedError
 from fedbox.simulations.run import check
 from fedbox.strategies.contract import Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site, Update
+from fedbox.strategies.fedmatch import FedMatchClient, FedMatchServer, FedMatchSettings
 from fedbox.strategies.samples import Samples
 
 
@@ -84,9 +85,20 @@ class Numpy(ServerHalf[Settings]):
         return Ask(self.weights, values={"lr": np.float32(0.1)})  # type: ignore[dict-item]
 
 
+class Bare(FedMatchClient):
+    """Trains, and keeps back what the server half needs beside the weights."""
+
+    def train(self, site: Site) -> Update:
+        return replace(super().train(site), extra={} if site.name == "client-1" else self.odd(site))
+
+    def odd(self, site: Site) -> dict[str, Any]:
+        return {"signature": np.full((32, 10), 0.1, np.float32 if site.name != "client-2" else np.int64)}
+
+
 telling, part, many, text, silent, resting = (
     Plugin(client=half) for half in (Telling, Part, Many, Text, Silent, Resting)
 )
+bare = Plugin(FedMatchSettings, Bare, FedMatchServer)
 in_place, nothing, tensors, numpy = (Plugin(server=half) for half in (InPlace, Nothing, Tensors, Numpy))
 
 
@@ -147,6 +159,15 @@ def test_an_evaluation_that_gives_nothing_is_told_as_such(tmp_path: Path) -> Non
     reasons = {failure["reason"] for failure in result.rounds[0]["failures"]}
     assert len(reasons) == 1
     assert "Silent.evaluate returned NoneType; the contract wants metrics by name" in reasons.pop()
+
+
+def test_a_client_that_leaves_extra_arrays_out_is_refused_by_name(tmp_path: Path) -> None:
+    result = run(tmp_path / "run", strategy=_named("bare"), rounds=1)
+    told = {failure["client"]: failure["reason"] for failure in result.rounds[0]["failures"]}
+    assert told == {
+        "client-1": "extra array 'signature' is missing; wanted: signature",
+        "client-2": "extra array 'signature' has shape (32, 10) and type int64; wanted: floats of shape (32, 10)",
+    }
 
 
 def test_no_steps_are_no_training_and_no_error(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fedbox
 from fedbox.simulations.run import check
-from fedbox.strategies.contract import Update
+from fedbox.strategies.contract import RefusedUpdateError, Update
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedlabel import (
     Choice,
@@ -192,6 +192,17 @@ def test_the_server_averages_the_passes_apart() -> None:
     server.finish(total, 1)
     # labelled: (1 + 3) / 2; unlabelled: (1 * 8 + 3 * 4) / 4
     assert all(np.allclose(value, (2 + 5) / 2) for value in server.weights.values())
+
+
+def test_passes_that_do_not_look_like_the_model_are_refused() -> None:
+    server = FedLabelServer(_settings(combine="separate"), _site())
+    weights = {name: np.zeros_like(value) for name, value in server.weights.items()}
+    counts = {"accepted": np.array([5, 4])}
+    for extra, told in (({}, "extra array 'accepted' is missing"), (counts, "arrays are missing")):
+        total = server.begin()
+        with pytest.raises(RefusedUpdateError, match=told):
+            server.add(total, "client-0", Update(weights, 9, {}, extra))
+        assert [part.terms for part in total] == [0, 0]
 
 
 def test_communication_is_that_of_fedavg(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """FedPAC on pseudo-labels: statistics and combined classifiers against their formulas."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from boxes_for_tests import site_of
 
-from fedbox.strategies.contract import Update
+from fedbox.strategies.contract import RefusedUpdateError, Update
 from fedbox.strategies.fedpac_ema import FedPACServer, FedPACSettings, _statistics
 
 
@@ -91,3 +92,14 @@ def test_a_class_that_nobody_saw_keeps_its_prototype() -> None:
     server.finish(total, 1)
     assert np.allclose(server.prototypes[0], 5.0)
     assert np.allclose(server.prototypes[1:], 1.0)
+
+
+def test_who_does_not_tell_its_statistics_is_refused() -> None:
+    server = FedPACServer(FedPACSettings(), site_of("server"))
+    update = _update(server, np.ones(len(server.prototypes)), 1.0, 1.0)
+    for name, wrong in (("sums", None), ("counts", np.zeros(1)), ("v", np.zeros(1, np.int64))):
+        extra = {key: value for key, value in update.extra.items() if key != name}
+        total = server.begin()
+        with pytest.raises(RefusedUpdateError, match=f"extra array '{name}'"):
+            server.add(total, "client-0", replace(update, extra=extra if wrong is None else {**extra, name: wrong}))
+        assert total[0].terms == 0

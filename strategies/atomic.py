@@ -1,0 +1,27 @@
+"""Files that are written whole or not at all, so that neither a kill nor a loss of power leaves half of one."""
+
+import os
+from pathlib import Path
+
+
+def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
+    """Write a file whole or not at all; with `sync` see its bytes on disk, so that its name never stands for others."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            if sync:
+                os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """See on disk which files the folder has: that a file has its new name is not there with the file's bytes."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
