@@ -10,8 +10,9 @@ from typing import Protocol
 
 from ..configs.tls import Identity
 from ..strategies import wire_pb2 as wire
-from ..strategies.base import Message, arrays_size
+from ..strategies.base import LOST, Error, Message, RecordDict, WireError, arrays_size
 from ..strategies.frames import NEWEST, OLDEST, RELEASE, Intake, Outbox
+from ..strategies.grids import FIRST_NODE
 from .grpc_line import RefusedError, attend
 
 log = logging.getLogger("fedbox.client")
@@ -120,7 +121,12 @@ class Attendant:
         """Work on a task, unless it was settled or ran out of time while it waited for its turn."""
         if intake.task not in self._held or (deadline is not None and time.monotonic() > deadline):
             return None
-        return self._work.answer(intake.message())
+        try:
+            message = intake.message()
+        except WireError as error:
+            unread = Message(RecordDict(), FIRST_NODE, "train")  # the server knows by itself what is replied to
+            return Message(Error(LOST, f"the client cannot read its task: {error}"), reply_to=unread)
+        return self._work.answer(message)
 
     def _offer(self, task: str, reply: Message) -> None:
         if self._outbox is not None:

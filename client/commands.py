@@ -45,6 +45,7 @@ def join(
     [dim]fedbox join fed.example.org:9091 --name site-a --data /data --cert site-a.pem --key site-a.key --ca ca.pem[/]
     """
     from ..strategies.logs import set_up_logs
+    from .grpc_line import RefusedError
     from .join import join, leave_now
 
     set_up_logs(log, quiet)
@@ -55,6 +56,10 @@ def join(
     except KeyboardInterrupt:
         typer.secho("stopped", err=True)
         leave_now(130)
+        return
+    except RefusedError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        leave_now(error.exit_code)
         return
     if not quiet:
         typer.secho(f"{name}: {word}", err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from ..strategies.base import OUT_OF_MEMORY, RAISED, Context, Error, Message, RecordDict
-from ..strategies.grids import FIRST_NODE, RUN_ID
+from ..strategies.grids import FIRST_NODE, RUN_ID, sayable
 
 App = Callable[[Message, Context], Message]
 NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
@@ -41,4 +41,4 @@ def reason_of(error: BaseException) -> str:
         text = str(error)
     except Exception as another:  # a class of the client's own that cannot even be told
         text = f"its text cannot be had, for that raised {type(another).__name__}"
-    return f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})"
+    return sayable(f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})")

@@ -10,6 +10,7 @@ from ..configs.tls import Identity
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import LOST, Error, Message, WireError
 from ..strategies.frames import FRAME, Intake, Outbox, body_of, cut
+from ..strategies.grids import sayable
 
 _ATTEND, _STATUS = "/fedbox.v1.Fleet/Attend", "/fedbox.v1.Fleet/Status"
 _UNWELCOME = 30.0  # seconds that the server may take for its first word
@@ -87,6 +88,7 @@ class _Session:
         self.end: tuple[bool, str] | None = None
         self._preparing: asyncio.Task[None] | None = None
         self._writing: asyncio.Task[None] | None = None
+        self._beating: asyncio.Task[None] | None = None
 
     async def serve(self) -> tuple[bool, str, bool]:
         """Take frames until the line ends."""
@@ -123,6 +125,7 @@ class _Session:
         elif kind == "welcome":
             self.welcome = frame.welcome
             self._preparing = asyncio.ensure_future(self.client.prepare(frame.welcome, self.outbox))
+            self._beating = asyncio.ensure_future(self._beat(max(0.1, frame.welcome.heartbeat / 3)))
         elif kind == "bye":
             self.end = frame.bye.over, frame.bye.reason
         elif kind == "refusal":
@@ -153,9 +156,10 @@ class _Session:
         if reply is None or welcome is None:
             return
         try:
-            body, bodies = body_of(task, reply)
-        except WireError as error:
-            body, bodies = body_of(task, Message(Error(LOST, str(error)), reply_to=reply))
+            body, bodies = body_of(task, reply, largest=welcome.largest)
+        except Exception as error:  # a reply may hold whatever a strategy puts in, and another one will not come
+            reason = sayable(f"its reply cannot be sent: {type(error).__name__}: {error}")
+            body, bodies = body_of(task, Message(Error(LOST, reason), reply_to=reply))
         chunks = (wire.ClientFrame(chunk=chunk) for chunk in cut(bodies, welcome.chunk, welcome.compress))
         self.outbox.stream(itertools.chain([wire.ClientFrame(reply=body)], chunks))
 
@@ -163,9 +167,16 @@ class _Session:
         while (frame := await self.outbox.get()) is not None:
             await self.call.write(frame)
 
+    async def _beat(self, every: float) -> None:
+        """Say now and then that the client is there: the server's pings may be stuck behind a task on its way here."""
+        while True:
+            await asyncio.sleep(every)
+            if not self.outbox.urgent:
+                self.outbox.put(wire.ClientFrame(pong=wire.Beat()))
+
     def close(self) -> None:
         """End what is still under way on this line; the client's work goes on."""
-        for task in (self._writing, self._preparing):
+        for task in (self._writing, self._preparing, self._beating):
             if task is not None:
                 task.cancel()
         self.call.cancel()

@@ -2,23 +2,26 @@
 
 Everything here runs on one thread, that of the event loop. A task is given to its client as soon as there is a line;
 a line that drops is noticed, and the task waits for the client to come back, `grace` seconds at most. A finished reply
-is first offered, then granted: so few are on their way at a time that memory stays bounded, and none comes twice.
+is first offered, then granted (`Uploads`), and none comes twice.
 """
 
 import itertools
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import LOST, Error, Message, WireError
-from ..strategies.frames import Intake, body_of, cut
+from ..strategies.frames import TASK_NAME, body_of, cut
 from ..strategies.grids import FIRST_NODE
 from .enrolment import Enrolment, EnrolmentError
 from .lines import Job, Line, Station, Terms
+from .uploads import Uploads
 
 log = logging.getLogger("fedbox.server")
+
+_UNREAD = 1000  # small frames that may wait for a client to read them
 
 
 class Fleet:
@@ -33,8 +36,7 @@ class Fleet:
         self.over = ""
         """The last word once the run has ended: whoever comes then is told it."""
         self.told: set[str] = set()
-        self._free = terms.uploads
-        self._offers: deque[tuple[Line, str]] = deque()
+        self.uploads = Uploads(terms)
 
     # The run's side.
 
@@ -55,12 +57,12 @@ class Fleet:
                     continue
                 del station.jobs[task]
                 if station.line is not None:
+                    self.uploads.withdraw(station.line, task)
                     station.line.note(settled=wire.Note(task=task))
 
     def release(self) -> None:
         """Hear that a reply has been used: another one may come."""
-        self._free += 1
-        self._grant()
+        self.uploads.release()
 
     def end(self, reason: str, over: bool) -> None:
         """Say good-bye to all; where the run is over, also to those who come later."""
@@ -84,14 +86,14 @@ class Fleet:
             line.end(self.over, over=True)
             self.told.add(hello.name)
             return line
-        log.info("%s is on line (fedbox %s)", hello.name, hello.release, extra={"client": hello.name})
+        log.info("%s is on line (fedbox %s)", hello.name, hello.release[:40], extra={"client": hello.name})
         line.note(
             welcome=wire.Welcome(
                 version=version,
                 config=self._config,
                 number=station.node - FIRST_NODE,
                 heartbeat=terms.heartbeat,
-                chunk=terms.chunk,
+                chunk=terms.piece,
                 largest=terms.largest,
                 compress=terms.compress,
                 run=self._run,
@@ -100,7 +102,7 @@ class Fleet:
         )
         for task in set(hello.held) - station.jobs.keys():
             line.note(settled=wire.Note(task=task))
-        for job in station.jobs.values():
+        for job in list(station.jobs.values()):
             if job.task not in hello.held:
                 self._send(station, job)
         return line
@@ -108,11 +110,7 @@ class Fleet:
     def leave(self, line: Line, reason: str = "") -> None:
         """Hear that a line has ended; its jobs wait for the client to come back."""
         station = self.stations[line.name]
-        for _ in line.granted:
-            self._free += 1
-        line.granted.clear()
-        self._offers = deque(offer for offer in self._offers if offer[0] is not line)
-        self._grant()
+        self.uploads.leave(line)
         if station.line is line:
             station.line, station.since = None, time.monotonic()
             self.counts["departures"] += 1
@@ -120,12 +118,15 @@ class Fleet:
 
     def hear(self, line: Line, frame: wire.ClientFrame) -> None:
         """Take a frame. Raises WireError when it has no place here: the line then ends."""
+        if self.stations[line.name].line is not line:
+            raise WireError("this line has ended")
         now = time.monotonic()
         line.credit = min(line.credit + (now - line.heard) * self.terms.frames, 2.0 * self.terms.frames)
         line.heard = now
         kind = frame.WhichOneof("frame")
         if kind == "chunk":
-            self._take_chunk(line, frame.chunk)
+            self.uploads.take(line, frame.chunk)
+            self._finish(line)
             return
         line.credit -= 1
         if line.credit < -self.terms.frames:
@@ -133,7 +134,7 @@ class Fleet:
         if kind == "offer":
             self._take_offer(line, frame.offer)
         elif kind == "reply":
-            self._take_reply(line, frame.reply)
+            self._begin(line, frame.reply)
         elif kind == "holding":
             held = frame.holding
             counts = {"labelled": held.labelled, "unlabelled": held.unlabelled, "test": held.test}
@@ -144,49 +145,38 @@ class Fleet:
             raise WireError(f"a frame of kind {kind} has no place here")
 
     def _take_offer(self, line: Line, offer: wire.Offer) -> None:
-        if offer.task not in self.stations[line.name].jobs or offer.size > self.terms.largest:
-            self.counts["unwanted"] += 1
-            self._refuse_large(line, offer)
-            line.note(settled=wire.Note(task=offer.task))
-        elif offer.task not in line.granted and (line, offer.task) not in self._offers:
-            self._offers.append((line, offer.task))
-            self._grant()
-
-    def _refuse_large(self, line: Line, offer: wire.Offer) -> None:
-        job = self.stations[line.name].jobs.pop(offer.task, None)
-        if job is not None:
-            reason = f"its reply has {offer.size:,} bytes; at most {self.terms.largest:,} are taken"
-            job.answer(job, Message(Error(LOST, reason), reply_to=job.message), False)
-
-    def _grant(self) -> None:
-        while self._free > 0 and self._offers:
-            line, task = self._offers.popleft()
-            if task in self.stations[line.name].jobs:
-                self._free -= 1
-                line.granted.add(task)
-                line.note(grant=wire.Note(task=task))
-            else:
-                line.note(settled=wire.Note(task=task))
-
-    def _take_reply(self, line: Line, body: wire.Body) -> None:
-        if body.task not in line.granted:
-            raise WireError(f"a reply to {body.task[:80]!r}, which was not granted")
-        if line.intake is not None:
-            raise WireError("a reply began before the last one was complete")
-        line.intake = Intake(body, self.terms.largest, self.terms.chunk)
-        self._finish_intake(line)
-
-    def _take_chunk(self, line: Line, chunk: wire.Chunk) -> None:
-        if line.intake is None:
-            raise WireError("a chunk that belongs to no reply")
-        line.intake.take(chunk)
-        self._finish_intake(line)
-
-    def _finish_intake(self, line: Line) -> None:
-        if line.intake is None or not line.intake.complete:
+        if len(offer.task.encode()) > TASK_NAME:
+            raise WireError(f"a task's name has more than {TASK_NAME} bytes")
+        job = self.stations[line.name].jobs.get(offer.task)
+        reason = self._unwanted(job, offer.size) if job is not None else "unknown"
+        if not reason:
+            self.uploads.offer(line, offer.task)
             return
-        intake, line.intake = line.intake, None
-        line.granted.discard(intake.task)
+        self.counts["unwanted"] += 1
+        self.uploads.withdraw(line, offer.task)
+        line.note(settled=wire.Note(task=offer.task))
+        if job is not None:
+            self._lose(self.stations[line.name], job, reason)
+
+    def _unwanted(self, job: Job, size: int) -> str:
+        """Say why the reply to a job is not taken; nothing where it is."""
+        if size > self.terms.largest:
+            return f"its reply has {size:,} bytes; at most {self.terms.largest:,} are taken (--max-message)"
+        if job.begun >= self.terms.tries:
+            return f"its reply began {job.begun} times, and the line broke off each time"
+        return ""
+
+    def _begin(self, line: Line, body: wire.Body) -> None:
+        job = self.stations[line.name].jobs.get(body.task)
+        if job is not None:
+            job.begun += 1
+        self.uploads.begin(line, body)
+        self._finish(line)
+
+    def _finish(self, line: Line) -> None:
+        intake = self.uploads.completed(line)
+        if intake is None:
+            return
         job = self.stations[line.name].jobs.pop(intake.task, None)
         line.note(settled=wire.Note(task=intake.task))
         if job is None:  # withdrawn while it was on its way
@@ -210,14 +200,24 @@ class Fleet:
             return
         self._strike_out()
         for station in self.stations.values():
-            line = station.line
-            if line is None:
-                if station.jobs and now - station.since > self.terms.grace:
-                    self._give_up(station, f"off line for {self.terms.grace:g} s")
-            elif now - line.heard > self.terms.heartbeat:
-                self._drop(line, f"nothing heard for {self.terms.heartbeat:g} s")
-            elif now - line.heard > self.terms.heartbeat / 3:
-                line.note(ping=wire.Beat())
+            if station.line is not None:
+                self._watch(station.line, now)
+            elif station.jobs and now - station.since > self.terms.grace:
+                self._give_up(station, f"off line for {self.terms.grace:g} s")
+
+    def _watch(self, line: Line, now: float) -> None:
+        heartbeat = self.terms.heartbeat
+        if now - line.heard > heartbeat:
+            self._drop(line, f"nothing heard for {heartbeat:g} s")
+        elif line.outbox.urgent > _UNREAD:
+            self._drop(line, f"it leaves {line.outbox.urgent:,} frames unread")
+        elif line.granted and now - line.moved > 2 * heartbeat:
+            log.warning("%s sent nothing of its reply for %g s", line.name, 2 * heartbeat, extra={"client": line.name})
+            self.uploads.take_back(line)
+        elif now - line.pinged >= heartbeat / 3 and not line.outbox.urgent:
+            # Whether or not it is heard: the other side listens for this while it sends much and hears nothing.
+            line.pinged = now
+            line.note(ping=wire.Beat())
 
     def _strike_out(self) -> None:
         try:
@@ -234,10 +234,13 @@ class Fleet:
                 self._give_up(station, reason)
 
     def _give_up(self, station: Station, reason: str) -> None:
-        jobs, station.jobs = station.jobs, {}
-        for job in jobs.values():
-            if not job.late:
-                job.answer(job, Message(Error(LOST, reason), reply_to=job.message), False)
+        for job in list(station.jobs.values()):
+            self._lose(station, job, reason)
+
+    def _lose(self, station: Station, job: Job, reason: str) -> None:
+        del station.jobs[job.task]
+        if not job.late:  # else nobody waits for it any more
+            job.answer(job, Message(Error(LOST, reason), reply_to=job.message), False)
 
     def _drop(self, line: Line, reason: str) -> None:
         line.end(reason)
@@ -247,13 +250,16 @@ class Fleet:
         left = 0.0 if job.deadline is None else job.deadline - time.monotonic()
         if station.line is None or left < 0:
             return
-        try:
-            body, bodies = body_of(job.task, job.message, left)
-        except WireError as error:
-            del station.jobs[job.task]
-            job.answer(job, Message(Error(LOST, str(error)), reply_to=job.message), False)
+        if job.sent >= self.terms.tries:
+            self._lose(station, job, f"its task was sent {job.sent} times, and the line broke off each time")
             return
-        chunks = cut(bodies, self.terms.chunk, self.terms.compress)
+        try:
+            body, bodies = body_of(job.task, job.message, left, self.terms.largest)
+        except WireError as error:
+            self._lose(station, job, f"its task cannot be sent: {error}")
+            return
+        job.sent += 1
+        chunks = cut(bodies, self.terms.piece, self.terms.compress)
         frames = itertools.chain([wire.ServerFrame(task=body)], (wire.ServerFrame(chunk=chunk) for chunk in chunks))
         station.line.outbox.stream(frames)
 

@@ -19,13 +19,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from ..configs.tls import Identity
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import WireError
-from ..strategies.frames import FRAME, NEWEST, OLDEST, RELEASE
+from ..strategies.frames import FRAME, MOST_HELD, NEWEST, OLDEST, RELEASE, TASK_NAME
 from .fleet import Fleet
 from .lines import Line
 
 log = logging.getLogger("fedbox.server")
 
 _HELLO_SECONDS = 10.0
+_LAST_WORD = 2.0  # seconds that a good-bye may take
+_FULL = 60.0  # seconds for which a line may be so full that nothing more goes in
+_NEVER = 2**31 - 1
 _TICK = 0.5
 _SERVICE = "fedbox.v1.Fleet"
 
@@ -52,8 +55,11 @@ class Service:
                 ("grpc.max_send_message_length", FRAME),
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_time_ms", int(seconds * 1000 / 2)),
-                ("grpc.keepalive_timeout_ms", int(seconds * 1000 / 2)),
+                # Also how long TCP waits where a slow line is full. The fleet's own watch sees silent clients sooner.
+                ("grpc.keepalive_timeout_ms", int(max(seconds, _FULL) * 1000)),
                 ("grpc.keepalive_permit_without_calls", 1),
+                # The answer to a ping waits behind all that a slow line carries first; any byte shows that it lives.
+                ("grpc.http2.ping_timeout_ms", _NEVER),
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
                 ("grpc.http2.max_ping_strikes", 0),
             ],
@@ -120,16 +126,18 @@ class Service:
         reason = ""
         reading = asyncio.ensure_future(self._read(line, context))
         writing = asyncio.ensure_future(self._write(line, context))
+        ending = asyncio.ensure_future(line.ended.wait())
         try:
-            await asyncio.wait((reading, writing), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((reading, writing, ending), return_when=asyncio.FIRST_COMPLETED)
             if reading.done() and not reading.cancelled():
                 reason = reading.result()
-            if reason and not writing.done():
+            if reason:
                 line.end(reason)
-                await asyncio.wait((writing,), timeout=1.0)
+            if line.ended.is_set():  # its last word may find nobody who reads it
+                await asyncio.wait((writing,), timeout=_LAST_WORD)
         finally:
-            reading.cancel()
-            writing.cancel()
+            for task in (reading, writing, ending):
+                task.cancel()
             self.fleet.leave(line, reason)
 
     async def _hello(self, context: Any) -> wire.Hello | None:
@@ -163,6 +171,8 @@ class Service:
                 f"the client (fedbox {hello.release[:40]}) speaks versions {hello.oldest} to {hello.newest} of the "
                 f"protocol, this server (fedbox {RELEASE}) {OLDEST} to {NEWEST}; install the same release on both"
             )
+        if len(hello.held) > MOST_HELD or any(len(task.encode()) > TASK_NAME for task in hello.held):
+            return f"it names {len(hello.held):,} tasks in hand; at most {MOST_HELD} of {TASK_NAME} bytes are heard"
         who = context.auth_context().get("x509_common_name")
         fingerprint = None
         if who is not None:

@@ -1,6 +1,8 @@
 """What the fleet is made of: terms, jobs, lines and the stations of the clients."""
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +10,9 @@ from typing import Any
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import Message
 from ..strategies.frames import CHUNK, LARGEST, Intake, Outbox
+
+_LEAST_CHUNK = 2**12
+_SLOWEST = 2**14  # bytes a second of a line that still counts as alive, whatever the heartbeat
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,13 @@ class Terms:
     """Replies that may be on their way, or wait to be used, at a time."""
     frames: int = 500
     """Most frames a second, beside chunks, that a client may send."""
+    tries: int = 8
+    """Times that a task is sent, or its reply begun, before it counts as lost."""
+
+    @property
+    def piece(self) -> int:
+        """Give the bytes of a chunk: so few that a slow line carries one within a heartbeat, for less is not heard."""
+        return min(self.chunk, max(_LEAST_CHUNK, int(self.heartbeat * _SLOWEST)))
 
 
 @dataclass
@@ -34,6 +46,9 @@ class Job:
     deadline: float | None
     answer: Callable[["Job", Message, bool], None]
     late: bool = False
+    sent: int = 0
+    begun: int = 0
+    """How often it was sent, and how often its reply began to come."""
 
 
 class Line:
@@ -42,10 +57,15 @@ class Line:
     def __init__(self, name: str) -> None:
         self.name = name
         self.outbox: Outbox[wire.ServerFrame] = Outbox()
-        self.heard = time.monotonic()
-        self.intake: Intake | None = None
-        self.granted: set[str] = set()
+        self.heard = self.pinged = time.monotonic()
         self.credit = 0.0
+        self.offers: deque[str] = deque()
+        self.granted = ""
+        """The task whose reply may come now: one at a time."""
+        self.moved = 0.0
+        """When that was granted, or last brought something."""
+        self.intake: Intake | None = None
+        self.ended = asyncio.Event()
 
     def note(self, **frame: Any) -> None:
         """Send a small frame."""
@@ -53,8 +73,11 @@ class Line:
 
     def end(self, reason: str, over: bool = False) -> None:
         """Say good-bye and close."""
+        if self.ended.is_set():
+            return
         self.note(bye=wire.Bye(reason=reason, over=over))
         self.outbox.close()
+        self.ended.set()
 
 
 @dataclass

@@ -7,7 +7,7 @@ the line can take the next one, and a message that announces more than it may is
 import asyncio
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import version
 from typing import Generic, TypeVar
 
@@ -18,11 +18,16 @@ RELEASE = version("fedbox")
 """This release, as it is told to the other side."""
 OLDEST, NEWEST = 1, 1
 """Versions of the protocol that this release speaks."""
-CHUNK = 2**20
+CHUNK = 2**18
+"""Most bytes of a chunk: larger ones travel no faster."""
 LARGEST = 2**32
 FRAME = 2**23
 """Most bytes of one frame: what gRPC itself takes, and so the most that a message's head may have."""
 MOST_ARRAYS = 100_000
+TASK_NAME = 80
+"""Most bytes of a task's name."""
+MOST_HELD = 500
+"""Most tasks that a client may name as in hand."""
 
 F = TypeVar("F")
 
@@ -53,12 +58,25 @@ def _chunk(pieces: list[memoryview], compress: bool) -> wire.Chunk:
     return wire.Chunk(data=data)
 
 
-def body_of(task: str, message: Message, seconds: float = 0.0) -> tuple[wire.Body, list[bytes]]:
-    """Give the Body frame that announces a message, and the bytes that follow it in chunks. Raises WireError."""
+def body_of(task: str, message: Message, seconds: float = 0.0, largest: int = LARGEST) -> tuple[wire.Body, list[bytes]]:
+    """Give the Body frame that announces a message, and the bytes that follow it in chunks.
+
+    Raises WireError where the other side would not take it: the arrays may have `largest` bytes.
+    """
     head, bodies = pack_message(message)
     if len(head) > FRAME - 2**16:
         raise WireError(f"the message has {len(head):,} bytes beside its arrays; at most {FRAME - 2**16:,} travel")
-    return wire.Body(task=task, head=head, sizes=[len(body) for body in bodies], seconds=seconds), bodies
+    body = wire.Body(task=task, head=head, sizes=[len(body) for body in bodies], seconds=seconds)
+    _check_sizes(body.sizes, largest)
+    return body, bodies
+
+
+def _check_sizes(sizes: Collection[int], largest: int) -> None:
+    if len(sizes) > MOST_ARRAYS or sum(sizes) > largest:
+        raise WireError(
+            f"a message of {len(sizes):,} arrays and {sum(sizes):,} bytes; at most {MOST_ARRAYS:,} arrays and "
+            f"{largest:,} bytes are taken (--max-message of fedbox serve)"
+        )
 
 
 class Intake:
@@ -71,11 +89,7 @@ class Intake:
         self._chunk = chunk
         self._bodies: list[bytes | bytearray] = []
         self._body = bytearray()
-        if len(self._sizes) > MOST_ARRAYS or sum(self._sizes) > largest:
-            raise WireError(
-                f"a message of {len(self._sizes):,} arrays and {sum(self._sizes):,} bytes; at most {MOST_ARRAYS:,} "
-                f"arrays and {largest:,} bytes are taken"
-            )
+        _check_sizes(self._sizes, largest)
         self._need = 0
         self._open_next()
 
@@ -133,6 +147,11 @@ class Outbox(Generic[F]):
         self._streams: deque[Iterator[F]] = deque()
         self._something = asyncio.Event()
         self._closed = False
+
+    @property
+    def urgent(self) -> int:
+        """Give the number of urgent frames that wait."""
+        return len(self._urgent)
 
     def put(self, frame: F) -> None:
         """Send a frame as soon as the line can take one."""

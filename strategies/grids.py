@@ -12,6 +12,11 @@ FIRST_NODE = 2
 """Node id of the first client; node 1 is the server."""
 
 
+def sayable(text: str) -> str:
+    """Give a text that can travel: what is no Unicode, as in the name of a file that is not in UTF-8, becomes a ?."""
+    return text.encode("utf-8", "replace").decode()
+
+
 @dataclass(frozen=True)
 class Span:
     """When a client ran, in seconds of this machine's `time.monotonic`, and which worker ran it."""

@@ -9,7 +9,9 @@ whether the model is the same, whether every client counts once in each round, a
 import argparse
 import asyncio
 import json
+import math
 import random
+import socket
 import subprocess
 import sys
 import threading
@@ -26,10 +28,15 @@ from fedbox.server.records import read_rounds
 
 
 class Proxy:
-    """Passes TCP on to a port of this machine; `cut` ends every connection, `delay` holds each packet up (seconds)."""
+    """Passes TCP on to a port of this machine; `cut` ends every connection, `delay` holds each packet up (seconds).
 
-    def __init__(self, target: int, delay: float = 0.0, seed: int = 0) -> None:
-        self.target, self.delay, self.port, self.cuts = target, delay, 0, 0
+    `up` and `down`: bytes a second to the port, and back from it, that go through.
+    """
+
+    def __init__(
+        self, target: int, delay: float = 0.0, seed: int = 0, up: float = math.inf, down: float = math.inf
+    ) -> None:
+        self.target, self.delay, self.up, self.down, self.port, self.cuts = target, delay, up, down, 0, 0
         self._random = random.Random(seed)
         self._open: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
@@ -40,28 +47,40 @@ class Proxy:
         self._ready.wait(10)
 
     async def _serve(self) -> None:
-        server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        listening = self._socket()
+        listening.bind(("127.0.0.1", 0))
+        server = await asyncio.start_server(self._pass, sock=listening)
+        self.port = listening.getsockname()[1]
         self._ready.set()
         await self._stop.wait()
         self._cut()
         server.close()
 
+    def _socket(self) -> socket.socket:
+        """Give a socket; that of a slow line takes in little beyond what it passes on."""
+        made = socket.socket()
+        if math.isfinite(min(self.up, self.down)):
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**15)
+        made.setblocking(False)
+        return made
+
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, back = await asyncio.open_connection("127.0.0.1", self.target)
+            onward = self._socket()
+            await asyncio.get_running_loop().sock_connect(onward, ("127.0.0.1", self.target))
+            there, back = await asyncio.open_connection(sock=onward)
         except OSError:
             writer.close()
             return
         self._open |= {writer, back}
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        await asyncio.gather(self._pump(reader, back, self.up), self._pump(there, writer, self.down))
         self._open -= {writer, back}
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: float) -> None:
         with suppress(OSError):
-            while data := await reader.read(65536):
-                if self.delay:
-                    await asyncio.sleep(self._random.uniform(0, self.delay))
+            while data := await reader.read(65536 if math.isinf(rate) else 8192):
+                if self.delay or math.isfinite(rate):
+                    await asyncio.sleep(self._random.uniform(0, self.delay) + len(data) / rate)
                 writer.write(data)
                 await writer.drain()
         with suppress(OSError):
@@ -126,8 +145,6 @@ class Chaos:
 
 
 def free_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

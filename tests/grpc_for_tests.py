@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fedbox.client.attendant import Attendant
 from fedbox.client.join import SiteWork
 from fedbox.configs.tls import Identity, read_identity
@@ -16,7 +18,7 @@ from fedbox.server.enrolment import Enrolment
 from fedbox.server.fleet import Fleet
 from fedbox.server.grpc_grid import GrpcGrid
 from fedbox.server.lines import Terms
-from fedbox.strategies.base import Message, RecordDict
+from fedbox.strategies.base import Message, RecordDict, to_record
 
 TOY: dict[str, Any] = {
     "name": "toy",
@@ -96,6 +98,19 @@ def grid_for(
         yield grid
     finally:
         grid.close()
+
+
+def ask(grid: GrpcGrid, size: int = 1000, timeout: float | None = 20.0, **more: Any) -> list[Message]:
+    arrays = to_record({"a": np.arange(size, dtype=np.float32), "empty": np.zeros((0, 3))})
+    messages = [Message(RecordDict({"arrays": arrays}), node, "train", group_id="1") for node in grid.get_node_ids()]
+    return list(grid.stream(messages, timeout=timeout, **more))
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 3.0) -> None:
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.01)
 
 
 def identity_of(folder: Path, name: str, ca: Path | None = None) -> Identity:

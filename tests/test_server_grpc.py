@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from chaos_for_tests import Proxy
 from cryptography import x509
-from grpc_for_tests import TOY, Clients, Echo, grid_for, identity_of, site_clients, wait_until
+from grpc_for_tests import TOY, Clients, Echo, ask, grid_for, identity_of, site_clients, wait_until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import fedbox
@@ -38,12 +38,6 @@ NAMES = ["client-0", "client-1", "client-2"]
 def _flower_identity() -> Any:
     with identity(1):
         yield
-
-
-def ask(grid: GrpcGrid, size: int = 1000, timeout: float | None = 20.0, **more: Any) -> list[Message]:
-    arrays = to_record({"a": np.arange(size, dtype=np.float32), "empty": np.zeros((0, 3))})
-    messages = [Message(RecordDict({"arrays": arrays}), node, "train", group_id="1") for node in grid.get_node_ids()]
-    return list(grid.stream(messages, timeout=timeout, **more))
 
 
 def test_the_model_is_that_of_a_simulation(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_a_late_reply_is_dropped_or_kept_for_later() -> None:
                 time.sleep(0.02)
             assert len(late) == keep
         assert len(ask(grid)) == 1  # the line is as good as before, and no upload slot is lost
-        wait_until(lambda: grid.fleet._free == grid.fleet.terms.uploads)
+        wait_until(lambda: grid.fleet.uploads.free == grid.fleet.terms.uploads)
         clients.close()
 
 

@@ -174,7 +174,7 @@ def test_any_frames_leave_the_fleet_whole(sequence: list[wire.ClientFrame]) -> N
         line.end(str(error))
     fleet.leave(line)
     assert len(answers) <= 1
-    assert fleet._free == 2 - sum(holds for _, holds in answers)
+    assert fleet.uploads.free == 2 - sum(holds for _, holds in answers)
     assert (len(answers) == 1) == ("t" not in fleet.stations["a"].jobs)
     again = fleet.arrive(wire.Hello(name="a", newest=1), 1)  # another line of the same client is as good as new
     assert isinstance(again, Line)
