@@ -117,10 +117,3 @@ def identity_of(folder: Path, name: str, ca: Path | None = None) -> Identity:
     found = read_identity(folder / f"{name}.pem", folder / f"{name}.key", (ca or folder) / "ca.pem", insecure=False)
     assert found is not None
     return found
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 3.0) -> None:
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.01)
