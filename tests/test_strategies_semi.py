@@ -8,6 +8,8 @@ import torch
 from scipy.special import rel_entr, softmax
 from test_strategies_fedlabel import _site
 
+from fedbox.simulations.plan import plan
+from fedbox.simulations.run import check
 from fedbox.strategies.contract import UnsuitableError, Update
 from fedbox.strategies.fedmatch import FedMatchClient, FedMatchServer, FedMatchSettings, vote
 from fedbox.strategies.fixmatch import FixMatchClient, FixMatchSettings
@@ -110,10 +112,18 @@ def test_semifl_labels_once_and_mixes() -> None:
 
 
 def test_semifl_needs_a_label_somewhere() -> None:
-    site = _site(labelled=False)
-    server = SemiFLServer(SemiFLSettings(labels="server"), site)
-    with pytest.raises(ValueError, match="nobody holds a labelled sample"):
-        server.refine(site)
+    with pytest.raises(UnsuitableError, match=r"data\.server\.share.*or settings\.semifl\.labels=clients"):
+        SemiFLServer(SemiFLSettings(), _site(labelled=False))
+    bare = _site(labelled=False)
+    bare.holdings.pooled_labelled = bare.holdings.labelled
+    with pytest.raises(UnsuitableError, match="nobody holds a labelled sample"):
+        SemiFLServer(SemiFLSettings(labels="clients"), bare)
+
+
+def test_semifl_sees_the_clients_labels_only_when_told_to() -> None:
+    with pytest.raises(UnsuitableError, match="the server holds no labelled samples"):
+        plan(check("quickstart", ["strategy=semifl"]))
+    assert plan(check("quickstart", ["strategy=semifl", "settings.semifl.labels=clients"]))
 
 
 def test_helpers_are_outvoted_or_not() -> None:
