@@ -25,6 +25,7 @@ from ..strategies.contract import Plugin
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
+from ..strategies.validate import warn_all_labelled
 from .examples import Models, save_examples
 from .forking import NURSERY
 from .inprocess import InProcessGrid
@@ -103,6 +104,7 @@ def _set_up(
     if pool is not None and pool is not parts.pool:
         stack.callback(pool.close)
     federation = parts.prepare(config)
+    warn_all_labelled(config.strategy, plugin.client, federation)
     config_json, path = config.model_dump_json(), str(folder.resolve())
     grid = parts.grid(len(federation), config_json, path, pool)
     coordinator = Coordinator(federation, plugin, grid, folder, callback, pause=PAUSE)

@@ -42,6 +42,7 @@ class SemiFLClient(ClientHalf[SemiFLSettings]):
     """Labels once, then trains on the fixed and the mixed set."""
 
     needs = "classes"
+    wants_unlabelled = True
 
     def train(self, site: Site) -> Update:
         """Train on pseudo-labels; give back the weights, by the number of samples in the fixed set."""
