@@ -98,9 +98,24 @@ def _explain(items: list[Mapping[str, Any]], model: type[BaseModel]) -> str:
         block: type[BaseModel] | None = model
         for step in first["loc"][:-1]:
             block = _block_at(block, str(step)) or block
-        return f"unknown key; {suggest(str(first['loc'][-1]), (block or model).model_fields)}"
+        key = str(first["loc"][-1])
+        deeper = _places(model, key) if len(first["loc"]) == 1 else []
+        if deeper:
+            return f"unknown key; did you mean {' or '.join(deeper)}?"
+        return f"unknown key; {suggest(key, (block or model).model_fields)}"
     wanted = " or ".join(dict.fromkeys(_wanted(item) for item in items))
     return f"got {first['input']!r}; allowed: {wanted}"
+
+
+def _places(model: type[BaseModel], key: str) -> list[str]:
+    """Give the dotted paths of a key in the blocks below."""
+    found = []
+    for name in model.model_fields:
+        block = _block_at(model, name)
+        if block is not None:
+            found += [f"{name}.{key}"] if key in block.model_fields else []
+            found += [f"{name}.{path}" for path in _places(block, key)]
+    return found
 
 
 def _wanted(item: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ from .annotations import (
 )
 from .arrays import DataError
 from .boxes_data import BoxSet
+from .coco_layout import IMAGES, TEST, TRAIN, annotations_of, below, folder_of, known_annotations
 from .framing import Framing
 from .trees import Tree
 
@@ -54,9 +55,9 @@ class _Part(NamedTuple):
 def read_coco(
     root: str | Path | None,
     *,
-    train: str = "annotations/train.json",
-    test: str | None = "annotations/test.json",
-    images: str = "images",
+    train: str = TRAIN,
+    test: str | None = TEST,
+    images: str | None = None,
     test_images: str | None = None,
     size: BoxSize = 256,
     classes: tuple[str, ...] | None = None,
@@ -68,8 +69,9 @@ def read_coco(
 ) -> BoxSet:
     """Read COCO annotation files and their pictures from a folder, a zip archive or a folder with just one.
 
-    train, test: the annotation files; test may be None. images, test_images: the folders of their pictures
-    (test_images is `images` if not given); file names count from there, or else from the root.
+    train, test: the annotation files; test may be None. images, test_images: the folders of their pictures; file
+    names count from there, or else from the root. What is not given is looked for by its usual names, see
+    `coco_layout`; test_images also in `images`.
     size: side or [height, width] in pixels, multiples of 32. classes: those to keep, in this order.
     min_side: boxes with a shorter side, in pixels of the new size, are left out. limit, test_limit: read so
     many pictures, the first of a fixed shuffle. bad_boxes: "error", or "drop" to leave them out. cache: a folder
@@ -77,12 +79,18 @@ def read_coco(
 
     Raises DataError that names the file and the record or line for whatever does not fit.
     """
-    tree = Tree("coco", root, "annotations/*.json and images/ (COCO), or a zip archive of them", (train, images))
+    holds = (train, "annotations", images or IMAGES)
+    tree = Tree("coco", root, "annotations/*.json and images/ (COCO), or a zip archive of them", holds)
     with tree.lines():
-        parts = [_read(tree, path) for path in (train, test) if path is not None]
+        given = {"train": train} if test is None else {"train": train, "test": test}
+        paths = [annotations_of(tree, option, path) for option, path in given.items()]
+        parts = [_read(tree, path) for path in paths]
         names = _names(parts, classes)
-        folders = (images, images if test_images is None else test_images)
-        pictures = [_pictures(tree, part, place, names) for part, place in zip(parts, folders, strict=False)]
+        wanted = (("images", images, IMAGES), ("test_images", test_images, images or IMAGES))
+        pictures = [
+            _pictures(tree, part, folder_of(tree, path, _files(part), *place), names)
+            for part, path, place in zip(parts, paths, wanted, strict=False)
+        ]
         framing = Framing(size, min_side, bad_boxes, cache)
         data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
         return BoxSet("coco", *data, names, MEAN, STD)
@@ -152,7 +160,8 @@ def _in_order(ids: Iterable[Key]) -> list[Key]:
 
 def _read(tree: Tree, path: str) -> _Part:
     if not tree.has(path):
-        raise DataError(f"{tree.full(path)} does not exist; annotation files are {', '.join(_known(tree)) or 'none'}")
+        known = ", ".join(known_annotations(tree)) or "none"
+        raise DataError(f"{tree.full(path)} does not exist; annotation files are {known}")
     where, content = tree.full(path), tree.json(path)
     if not isinstance(content, dict):
         raise DataError(f"{where} must hold an object with images, annotations and categories (COCO)")
@@ -194,19 +203,14 @@ def _id(record: dict[str, Any], name: str, where: str) -> Key:
     return key(needed(record, name, where), f"{where}: {name}")
 
 
-def _known(tree: Tree) -> list[str]:
-    return tree.below("annotations", (".json",)) or tree.below("", (".json",))
-
-
 def _pictures(
     tree: Tree, part: _Part, folder: str, names: Sequence[str], more: dict[str, str] | None = None
 ) -> list[Picture]:
     number = {name: index for index, name in enumerate(names)}
     kept = {key: number[name] for key, name in part.categories.items() if name in number}
     pictures = []
-    for where, record in part.images:
-        file = inside(word(needed(record, "file_name", where), f"{where}: file_name"), where)
-        path = f"{folder}/{file}" if folder not in ("", ".") else file
+    for (where, record), file in zip(part.images, _files(part), strict=True):
+        path = below(folder, file)
         marks = [
             _mark(place, annotation, kept[annotation["category_id"]])
             for place, annotation in part.annotations[record["id"]]
@@ -218,6 +222,10 @@ def _pictures(
             size = extent([record["width"], record["height"]], f"{where}: width, height")
         pictures.append(Picture(path if tree.has(path) or not tree.has(file) else file, where, marks, attributes, size))
     return pictures
+
+
+def _files(part: _Part) -> list[str]:
+    return [inside(word(needed(record, "file_name", at), f"{at}: file_name"), at) for at, record in part.images]
 
 
 def _crowd(annotation: dict[str, Any], where: str) -> bool:

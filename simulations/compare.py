@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from ..configs import Config, ConfigError, Fault
+from ..configs.faults import suggest
 from ..server.checkpoint import differences
 from ..server.compare import CompareRow, Target, compare_rows
 from ..server.compare_files import write_comparison
@@ -18,7 +19,7 @@ from ..server.folder import FolderError
 from ..server.groups import Group, main_metric
 from ..server.loop import RunFailedError
 from ..server.report import write_report
-from ..server.runs import load_run
+from ..server.runs import RunRecord, load_run
 from .run import check, run_config
 
 Tell = Callable[[str], None]
@@ -62,6 +63,10 @@ def grid(
 ) -> list[Cell]:
     """Give the runs, row by row. Raises ConfigError, also for a sweep that cannot be read."""
     axes = [_axis(text) for text in sweeps]
+    keys = [*(axis[0][0] for axis in axes), *(text.partition("=")[0].strip() for text in changes)]
+    if "seed" in keys:  # each row runs all seeds: one that is given here would be written over, a sweep's rows be equal
+        problem = "the seeds of a comparison are given by --seeds: a number, as 5 for 0 to 4, or a list, as 3,7,11"
+        raise ConfigError("compare", [Fault("seed", problem)])
     cells: list[Cell] = []
     labels: list[str] = []
     for source, values in itertools.product(sources, itertools.product(*axes)):
@@ -121,12 +126,27 @@ def read_target(text: str) -> Target:
         raise ConfigError("compare", [fault]) from None
 
 
-def run_grid(cells: Sequence[Cell], tell: Tell, *, progress: bool = True) -> list[str]:
-    """Run what is missing, going on where a run was broken off; give what failed. Ctrl-C passes through."""
-    todo = [cell for cell in cells if not cell.done]
-    if len(todo) < len(cells):
-        tell(f"{len(cells) - len(todo)} of {len(cells)} runs are there already")
-    failed = []
+def wanted_metrics(metric: str | None, target: Target | None) -> dict[str, str]:
+    """Give the names that a comparison is to find in its runs, by the option that gave them."""
+    named = {"--metric": metric, "--target": target.metric if target else None}
+    return {option: name for option, name in named.items() if name}
+
+
+def run_grid(
+    cells: Sequence[Cell], tell: Tell, *, progress: bool = True, metrics: Mapping[str, str] | None = None
+) -> list[str]:
+    """Run what is missing, going on where a run was broken off; give what failed. Ctrl-C passes through.
+
+    `metrics`: the names that the comparison will want, by the option that gave them. The first finished run of the
+    first row must have recorded them: ConfigError, before all the others are run for a misspelt name.
+    """
+    done = [cell for cell in cells if cell.done]
+    todo = [cell for cell in cells if cell not in done]
+    if done:
+        tell(f"{len(done)} of {len(cells)} runs are there already")
+    failed, unseen = [], dict(metrics or {})
+    for cell in done:
+        unseen = _seen(cell, cells[0], unseen)
     for number, cell in enumerate(todo, start=1):
         tell(f"[{number} of {len(todo)}] {cell.label}, seed {cell.config.seed}")
         resume = (cell.folder / "config.yaml").is_file()
@@ -134,7 +154,30 @@ def run_grid(cells: Sequence[Cell], tell: Tell, *, progress: bool = True) -> lis
             run_config(cell.config, out=cell.folder, resume=resume, progress=progress, report=False)
         except RunFailedError as error:
             failed.append(f"{cell.label}, seed {cell.config.seed}: {error}")
+            continue
+        unseen = _seen(cell, cells[0], unseen)
     return failed
+
+
+def _seen(cell: Cell, first: Cell, metrics: Mapping[str, str]) -> dict[str, str]:
+    """Give the names that are not yet looked for: none, once a run of the first row was found to have them all."""
+    if not metrics or cell.label != first.label:  # what only some strategies record is no typing error
+        return dict(metrics)
+    _check_metrics(metrics, [load_run(cell.folder)], f"{cell.label}, which the others are compared with,")
+    return {}
+
+
+def _check_metrics(metrics: Mapping[str, str], runs: Sequence[RunRecord], who: str) -> None:
+    """Raise ConfigError for names, by the options that gave them, that none of the runs recorded."""
+    known = {name for run in runs for record in run.rounds for name in record.metrics}
+    faults = []
+    for option, name in metrics.items():
+        # Those of every domain and class would fill a screen.
+        alike = [each for each in known if ("." in each) <= ("." in name)]
+        if name not in known:
+            faults.append(Fault(option, f"{who} recorded no metric '{name}'; {suggest(name, alike)}"))
+    if faults:
+        raise ConfigError("compare", faults)
 
 
 def summarize(
@@ -149,12 +192,7 @@ def summarize(
     members: dict[str, list[Any]] = {label: [run for own, run in runs if own == label] for label in labels}
     groups = [Group(i, label, tuple(members[label])) for i, label in enumerate(labels)]
     chosen = metric or main_metric([run for _, run in runs])
-    known = {name for _, run in runs for record in run.rounds for name in record.metrics}
-    for option, name in (("--metric", chosen), ("--target", target.metric if target else chosen)):
-        if name not in known:
-            raise ConfigError(
-                "compare", [Fault(option, f"no run recorded '{name}'; there are {', '.join(sorted(known))}")]
-            )
+    _check_metrics(wanted_metrics(chosen, target), [run for _, run in runs], "the runs of the grid")
     wanted = {label: sum(cell.label == label for cell in cells) for label in labels}
     rows = compare_rows(groups, chosen, target, wanted)
     files = write_comparison(out, groups, rows, chosen, target)

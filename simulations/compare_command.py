@@ -1,12 +1,19 @@
 """The command `fedbox compare`; heavy imports stand inside."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 _SHOWN = [0, 1, 2, 3, 4, 7]
 _COST = 8  # the first column of what the target cost
+_GAP = 2  # spaces between columns
+_LABEL = 8  # places that a label has at least, on however narrow a terminal
 
 
 def compare(
@@ -29,14 +36,11 @@ def compare(
 
     [dim]fedbox compare quickstart --sweep strategy=fedavg,fedprox --seeds 5 --target accuracy=0.9[/]
     """
-    from rich.box import SIMPLE
     from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
 
     from ..server.compare_files import cells as written
     from ..server.compare_files import explain, headings
-    from .compare import grid, read_seeds, read_target, run_grid, summarize
+    from .compare import grid, read_seeds, read_target, run_grid, summarize, wanted_metrics
     from .run import raise_on_sigterm
 
     sources = [source.strip() for source in configs.split(",") if source.strip()]
@@ -46,7 +50,10 @@ def compare(
     raise_on_sigterm()
     try:
         failed = run_grid(
-            runs, (lambda _: None) if quiet else (lambda text: typer.echo(text, err=True)), progress=not quiet
+            runs,
+            (lambda _: None) if quiet else (lambda text: typer.echo(text, err=True)),
+            progress=not quiet,
+            metrics=wanted_metrics(metric, goal),
         )
         rows, chosen, files = summarize(runs, place, goal, metric)
     except KeyboardInterrupt:  # told here: typer would end the program without a word
@@ -57,15 +64,43 @@ def compare(
         # A terminal is narrow: the files have every column, here the rest of what matters stands below.
         for columns in (_SHOWN, [0, *range(_COST, len(heads))] if goal else []):
             if columns:
-                # Heads are broken after their first comma, so that no figure has to be at 80 columns.
-                table = Table(
-                    *(escape(heads[column].replace(", ", ",\n", 1)) for column in columns), box=SIMPLE, pad_edge=False
-                )
-                for line in lines:
-                    table.add_row(*(escape(line[column]) for column in columns))
-                console.print(table)
+                _print_columns(console, [[line[column] for column in columns] for line in (heads, *lines)])
         typer.echo("\n".join([*explain(rows, chosen, goal), *(f"written: {path}" for path in files)]))
     for text in failed:
         typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)
     if failed:
         raise typer.Exit(1)
+
+
+def _print_columns(console: "Console", lines: Sequence[Sequence[str]]) -> None:
+    """Print a table, heads first. Labels and heads are broken over lines where they must be, figures never."""
+    from rich.box import SIMPLE
+    from rich.markup import escape
+    from rich.table import Table
+
+    _, *columns = zip(*lines, strict=True)
+    heads = [_broken(head, max(len(figure) for figure in figures)) for head, *figures in columns]
+    widths = [
+        max(len(text) for text in (*head.splitlines(), *figures))
+        for head, (_, *figures) in zip(heads, columns, strict=True)
+    ]
+    room = console.width - sum(widths) - _GAP * (len(widths) + 1)
+    whole = console.width - room + _LABEL if room < _LABEL else None  # wider than the terminal, which breaks its lines
+    table = Table(box=SIMPLE, pad_edge=False, padding=(0, _GAP - 1, 0, 0), width=whole)
+    table.add_column(overflow="fold", max_width=max(room, _LABEL))
+    for head, width in zip(heads, widths, strict=True):
+        table.add_column(escape(head), min_width=width, no_wrap=True)
+    for line in lines[1:]:
+        table.add_row(*map(escape, line))
+    console.print(table, crop=False)
+
+
+def _broken(head: str, width: int) -> str:
+    """Break a head after its first comma, and a metric's name after underscores where it is longer than `width`."""
+    name, comma, rest = head.partition(", ")
+    lines = [""]
+    for part in re.findall("[^_]*_|[^_]+", name + comma.strip()):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join([*lines, rest] if rest else lines)

@@ -25,6 +25,7 @@ from ..strategies.contract import Ask, ServerHalf, Update
 from ..strategies.device import check_device
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
+from ..strategies.validate import warn_all_labelled
 from .inprocess import InProcessGrid
 from .run import workers_of
 
@@ -62,6 +63,7 @@ def plan(config: Config) -> Facts:
     plugin = find(config.strategy)
     check_device(config.engine.device)
     federation = Federation.prepare(config)
+    warn_all_labelled(config.strategy, plugin.client, federation)
     grid = InProcessGrid(len(federation), config.model_dump_json(), "")
     coordinator = Coordinator(federation, plugin, grid, Path(os.devnull))
     settings = settings_of(plugin, config.strategy, config.settings).model_dump()

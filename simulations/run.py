@@ -26,6 +26,7 @@ from ..strategies.device import check_device
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
+from ..strategies.validate import warn_all_labelled
 from .examples import Models, save_examples
 from .forking import NURSERY
 from .inprocess import InProcessGrid
@@ -104,6 +105,7 @@ def _set_up(
     if pool is not None and pool is not parts.pool:
         stack.callback(pool.close)
     federation = parts.prepare(config)
+    warn_all_labelled(config.strategy, plugin.client, federation)
     config_json, path = config.model_dump_json(), str(folder.resolve())
     grid = parts.grid(len(federation), config_json, path, pool)
     coordinator = Coordinator(federation, plugin, grid, folder, callback, pause=PAUSE)

@@ -101,6 +101,8 @@ class ClientHalf(Generic[S]):
 
     needs: ClassVar[Literal["any", "classes", "boxes"]] = "any"
     """What the samples must be: images (or texts) with one class each, images with boxes, or either."""
+    wants_unlabelled: ClassVar[bool] = False
+    """True when it learns from samples without labels: where no client holds any, a simulation warns."""
     any_model: ClassVar[bool] = False
     """True when clients may have different networks (`model.family`): no weights are averaged."""
     personal: ClassVar[bool] = False

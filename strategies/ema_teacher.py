@@ -35,6 +35,7 @@ class EMATeacherClient(ClientHalf[EMATeacherSettings]):
     """Rests."""
 
     needs = "boxes"
+    wants_unlabelled = True
 
 
 class EMATeacherServer(ServerHalf[S], Generic[S]):

@@ -129,6 +129,13 @@ class Federation:
         roles = [self.roles(self.name(number)) for number in range(len(self))]
         return client_table(self.clients, self.dataset.train.labels, len(self.dataset.classes), roles)
 
+    def all_labelled(self) -> bool:
+        """Say whether no client has unlabelled samples."""
+        labels = self.config.data.labels
+        if labels.count is None and {labels.share, *labels.by_client.values()} == {1.0}:
+            return True  # told without a look at 100,000 clients
+        return not any(len(self.roles(self.name(number)).unlabelled) for number in range(len(self)))
+
     def samples(self, index: Index, device: torch.device, labelled: bool = True) -> Samples:
         """Give training samples as tensors."""
         return self._samples("train", index, device, labelled)

@@ -101,6 +101,7 @@ class FedLabelClient(ClientHalf[FedLabelSettings]):
     """The labelled pass, the choice, the unlabelled pass."""
 
     needs = "classes"
+    wants_unlabelled = True
 
     def train(self, site: Site) -> Update:
         """Train both passes; give back the joined weights, by the number of samples used."""

@@ -53,6 +53,7 @@ class FedMatchClient(ClientHalf[FedMatchSettings]):
     """sigma on labels, psi on what is agreed on."""
 
     needs = "classes"
+    wants_unlabelled = True
 
     def train(self, site: Site) -> Update:
         """Train both; give back both, with the scores on noise by which helpers are found."""

@@ -40,6 +40,7 @@ class FixMatchClient(ClientHalf[S], Generic[S]):
 
     strategy: ClassVar[str] = "fixmatch"
     needs = "classes"
+    wants_unlabelled = True
 
     def train(self, site: Site) -> Update:
         """Train; give back the weights, by the number of all its samples."""

@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,6 +59,8 @@ def look_up(kind: str, group: str, name: str) -> tuple[Any, str]:
 def unregistered(kind: str, name: str, points: Iterable[str]) -> str:
     """Say that no plugin of the kind has this name, which ones there are, and how one of the user's own is named."""
     file = PurePath(name)
+    if name.isidentifier() and Path(f"{name}.py").is_file():
+        file = PurePath(f"{name}.py")
     example = f": write {file.stem}:plugin for {file.name}" if file.suffix == ".py" else ""
     return f"not registered; {suggest(name, points)}; a {kind} of your own is named module:attribute{example}"
 
@@ -93,7 +95,8 @@ def broken(told: str, parts: Iterable[tuple[str, Any, type]]) -> None:
 
 def _checked(value: Any, told: str) -> Plugin:
     if not isinstance(value, Plugin):
-        raise PluginError(f"{told} is a {type(value).__name__}, not a fedbox.strategies.Plugin")
+        hint = "; name the value that Plugin(...) gave, usually plugin"
+        raise PluginError(f"{told} is a {type(value).__name__}, not a fedbox.strategies.Plugin{hint}")
     broken(
         told,
         (

@@ -44,6 +44,7 @@ class SemiBoxClient(ClientHalf[S]):
 
     strategy: ClassVar[str] = "this strategy"
     needs = "boxes"
+    wants_unlabelled = True
 
     def train(self, site: Site) -> Update:
         """Train; give back what the strategy shares."""

@@ -9,8 +9,8 @@ are its fixed set; without any it counts for nothing. Each step then takes a bat
 with l from Beta(alpha, alpha). After the average the server trains on its labels (the alternation), and estimates the
 statistics of BatchNorm on them (static normalisation); what the clients' statistics were does not matter.
 
-Where the server holds no labelled samples, a simulation lends it those of the clients (`labels: clients`), so that the
-method can be compared on an experiment with labels at the clients. They rest there.
+For an experiment with labels at the clients, a simulation lends the server all of them (`labels: clients`). They rest
+there. That has to be asked for: nobody else in a comparison sees everybody's labels in one place.
 """
 
 from typing import Literal
@@ -33,8 +33,8 @@ class SemiFLSettings(Settings):
     mix: float = Field(1.0, ge=0, description="weight of the mixed loss")
     alpha: float = Field(0.75, gt=0, description="mixup: both parameters of the Beta distribution")
     epochs: int | None = Field(None, ge=1, description="the server's passes over its labels a round; null: as `train`")
-    labels: Literal["auto", "server", "clients"] = Field(
-        "auto", description="whose labels the server has; auto: its own, or without any the clients' (simulation)"
+    labels: Literal["server", "clients"] = Field(
+        "server", description="whose labels the server has: its own, or those of all clients (simulation)"
     )
 
 
@@ -42,6 +42,7 @@ class SemiFLClient(ClientHalf[SemiFLSettings]):
     """Labels once, then trains on the fixed and the mixed set."""
 
     needs = "classes"
+    wants_unlabelled = True
 
     def train(self, site: Site) -> Update:
         """Train on pseudo-labels; give back the weights, by the number of samples in the fixed set."""
@@ -81,13 +82,22 @@ class SemiFLClient(ClientHalf[SemiFLSettings]):
 
 
 class SemiFLServer(ServerHalf[SemiFLSettings]):
-    """Averages, then trains on the labels."""
+    """Averages, then trains on the labels. Raises UnsuitableError when there are none."""
+
+    def __init__(self, settings: SemiFLSettings, site: Site) -> None:
+        super().__init__(settings, site)
+        if len(self._labelled(site)) > 0:
+            return
+        if settings.labels == "clients":
+            raise UnsuitableError("semifl: nobody holds a labelled sample; set data.server or data.labels.share")
+        raise UnsuitableError(
+            "semifl: the server holds no labelled samples; set data.server.share, data.server.count or "
+            "data.server.value, or settings.semifl.labels=clients, which lends it those of all clients"
+        )
 
     def refine(self, site: Site) -> Metrics:
-        """Train on the labels and estimate the statistics on them. Raises UnsuitableError when there are none."""
+        """Train on the labels and estimate the statistics on them."""
         labelled = self._labelled(site)
-        if len(labelled) == 0:
-            raise UnsuitableError("semifl: nobody holds a labelled sample; set data.server or data.labels.share")
         site.load(self.weights)
         fit = site.fit(samples=labelled, epochs=self.settings.epochs)
         estimate(site.model, [labelled], site.batch_size)
@@ -95,8 +105,7 @@ class SemiFLServer(ServerHalf[SemiFLSettings]):
         return {f"server_{name}": value for name, value in fit.metrics.items()}
 
     def _labelled(self, site: Site) -> Samples:
-        own = self.settings.labels == "server" or (self.settings.labels == "auto" and len(site.labelled) > 0)
-        return site.labelled if own else site.pooled_labelled
+        return site.labelled if self.settings.labels == "server" else site.pooled_labelled
 
 
 plugin = Plugin(

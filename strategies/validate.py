@@ -1,12 +1,17 @@
 """Checks on what a strategy gives: an update before it touches the model, and figures for the records."""
 
+import logging
 from collections.abc import Collection, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .contract import ClientHalf, Metrics, RefusedUpdateError, ServerHalf, UnsuitableError, Update
+from .federation import Federation
+
+log = logging.getLogger(__name__)
 
 
 def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change: float | None = None) -> None:
@@ -69,6 +74,21 @@ def check_needs(strategy: str, half: type[ClientHalf[Any]], dataset: str, boxed:
         )
     if half.needs == "classes" and boxed:
         raise UnsuitableError(f"strategy {strategy} needs samples with one class each; {dataset} has images with boxes")
+
+
+def warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Federation) -> None:
+    """Warn where a strategy that learns from unlabelled samples finds none: it would pass for a plain one."""
+    if half.wants_unlabelled and federation.all_labelled():
+        _warn_once(
+            f"strategy {strategy} learns from unlabelled samples, but no client holds unlabelled samples; set "
+            "data.labels.share, such as 0.1"
+        )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Log a warning, once a process: a comparison runs the same configuration with many seeds."""
+    log.warning(text)
 
 
 def figures(value: object, giver: object, method: str) -> Metrics:

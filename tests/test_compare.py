@@ -1,8 +1,10 @@
 """`fedbox compare`: its statistics against scipy, its grid, its files, and that it does only what is missing."""
 
 import csv
+import io
 import json
 import math
+import re
 import shutil
 import subprocess
 import time
@@ -13,17 +15,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from runs_for_tests import Tags, make_run
 from scipy import stats  # type: ignore[import-untyped]
 
 from fedbox.configs import ConfigError
-from fedbox.server.compare import Target, compare_rows
-from fedbox.server.compare_files import explain, latex, picture, write_comparison
+from fedbox.server.compare import CompareRow, Target, compare_rows
+from fedbox.server.compare_files import cells as written
+from fedbox.server.compare_files import explain, headings, latex, picture, write_comparison
 from fedbox.server.folder import FolderError
 from fedbox.server.groups import Group
 from fedbox.server.paired import holm, paired_t, sign_flip, t_interval, t_quantile, t_two_sided
 from fedbox.server.runs import load_run
-from fedbox.simulations.compare import _axis, grid, read_seeds, read_target, run_grid, summarize
+from fedbox.simulations.compare import _axis, grid, read_seeds, read_target, run_grid, summarize, wanted_metrics
+from fedbox.simulations.compare_command import _print_columns
 
 TOY = ["rounds=2", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "engine.workers=1"]
 VALUES = st.lists(st.floats(-100, 100).map(lambda v: round(v, 3)), min_size=2, max_size=9)
@@ -176,6 +181,41 @@ def test_it_does_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
         run_grid(other, lambda _: None, progress=False)
 
 
+def test_a_misspelt_metric_ends_it_after_the_first_run(tmp_path: Path) -> None:
+    cells = grid(["quickstart"], TOY, ["strategy=fedavg,centralized"], [0, 1], tmp_path)
+    metrics = wanted_metrics("acuracy", Target("los", 0.1))
+    faults = "--metric: fedavg, .* recorded no metric 'acuracy'; did you mean 'accuracy'.*\n.*--target: .* 'loss'"
+    for _ in range(2):  # the second time a finished run is there at the start
+        with pytest.raises(ConfigError, match=faults):
+            run_grid(cells, lambda _: None, progress=False, metrics=metrics)
+        assert [cell.done for cell in cells] == [True, False, False, False]
+    metrics = wanted_metrics("client_accuracy", None)  # of the first row alone: the others may lack it
+    assert run_grid([cells[0], cells[2]], lambda _: None, progress=False, metrics=metrics) == []
+    with pytest.raises(ConfigError, match="the runs of the grid recorded no metric 'acuracy'"):
+        summarize(cells, tmp_path, None, "acuracy")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_no_figure_is_broken_over_lines(width: int) -> None:
+    labels = ["fedavg, lr=0.1", "my_own_strategy:plugin, local_epochs=5"]
+    row = CompareRow(labels[0], ("0",) * 5, 0.376, 0.0276, -0.1634, 0.4029, -0.0028, p_flip_holm=0.0625)
+    rows = [row, replace(row, label=labels[1])]
+    metric = "client_accuracy_worst_decile"
+    console = Console(width=width, file=io.StringIO())
+    _print_columns(
+        console, [[line[at] for at in (0, 1, 2, 3, 4, 7)] for line in (headings(metric, None), *written(rows))]
+    )
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    for figure in ("0.3760 ± 0.0276", "-0.1634 to 0.4029", "-0.0028", "0.062"):
+        assert told.count(figure) == 2, figure
+    heads, _, below = told.partition("───")
+    for text in (f"{metric},meanstd", *labels):
+        letters = iter(re.sub(r"\s", "", heads if text.startswith(metric) else below))
+        assert all(letter in letters for letter in text.replace(" ", "")), text
+    if width > 40:
+        assert max(map(len, told.splitlines())) <= width
+
+
 def test_bad_words_are_told() -> None:
     assert (read_seeds("3"), read_seeds("3,7")) == ([0, 1, 2], [3, 7])
     for text in ("0", "x", "1,1", "-2"):
@@ -187,6 +227,9 @@ def test_bad_words_are_told() -> None:
         grid(["quickstart"], [], ["strategy"], [0], Path("x"))
     with pytest.raises(ConfigError, match="twice"):
         grid(["quickstart", "quickstart"], [], [], [0], Path("x"))
+    for sweeps, changes in ((["seed=1,2"], []), ([], ["seed=3"])):
+        with pytest.raises(ConfigError, match="seed: the seeds of a comparison are given by --seeds"):
+            grid(["quickstart"], changes, sweeps, [0, 1], Path("x"))
     assert [
         c.config.model.family for c in grid(["quickstart"], [], ["settings.fedprox={mu: 1},{mu: 2}"], [0], Path("x"))
     ]

@@ -176,6 +176,13 @@ def test_no_steps_are_no_training_and_no_error(tmp_path: Path) -> None:
     assert "train_loss" not in result.rounds[0]["metrics"]
 
 
+def test_a_module_that_lies_here_is_told_how_to_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nova.py").touch()
+    with pytest.raises(ConfigError, match=r"named module:attribute: write nova:plugin for nova\.py"):
+        check(TOY, {"strategy": "nova"})
+
+
 @pytest.mark.parametrize("given", ["./nova.py", "nova.py", "/somewhere/nova.py"])
 def test_a_file_in_place_of_a_name_is_told_how_to_write_it(given: str) -> None:
     with pytest.raises(ConfigError, match=r"named module:attribute: write nova:plugin for nova\.py"):

@@ -1,5 +1,6 @@
 """FixMatch, UDA, SemiFL and FedMatch on images with one class: their terms against formulas."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,14 @@ import torch
 from scipy.special import rel_entr, softmax
 from test_strategies_fedlabel import _site
 
+from fedbox.simulations.plan import plan
+from fedbox.simulations.run import check, run_config
+from fedbox.strategies import validate
 from fedbox.strategies.contract import UnsuitableError, Update
 from fedbox.strategies.fedmatch import FedMatchClient, FedMatchServer, FedMatchSettings, vote
 from fedbox.strategies.fixmatch import FixMatchClient, FixMatchSettings
 from fedbox.strategies.pseudo import LabelQuality, class_samples, scores_of
+from fedbox.strategies.registry import find, registered
 from fedbox.strategies.semifl import SemiFLClient, SemiFLServer, SemiFLSettings
 from fedbox.strategies.uda import UDAClient, UDASettings
 
@@ -110,10 +115,42 @@ def test_semifl_labels_once_and_mixes() -> None:
 
 
 def test_semifl_needs_a_label_somewhere() -> None:
-    site = _site(labelled=False)
-    server = SemiFLServer(SemiFLSettings(labels="server"), site)
-    with pytest.raises(ValueError, match="nobody holds a labelled sample"):
-        server.refine(site)
+    with pytest.raises(UnsuitableError, match=r"data\.server\.share.*or settings\.semifl\.labels=clients"):
+        SemiFLServer(SemiFLSettings(), _site(labelled=False))
+    bare = _site(labelled=False)
+    bare.holdings.pooled_labelled = bare.holdings.labelled
+    with pytest.raises(UnsuitableError, match="nobody holds a labelled sample"):
+        SemiFLServer(SemiFLSettings(labels="clients"), bare)
+
+
+def test_semifl_sees_the_clients_labels_only_when_told_to() -> None:
+    with pytest.raises(UnsuitableError, match="the server holds no labelled samples"):
+        plan(check("quickstart", ["strategy=semifl"]))
+    assert plan(check("quickstart", ["strategy=semifl", "settings.semifl.labels=clients"]))
+
+
+@pytest.mark.parametrize("strategy", ["fixmatch", "uda", "fedlabel", "fedmatch", "fedavg"])
+def test_nothing_unlabelled_is_warned_of(strategy: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    """Once in a process, whether it plans, runs, or runs again with another seed; FedAvg wants none."""
+    validate._warn_once.cache_clear()
+    few = ["data.partition.clients=2", "rounds=1", "train.steps=1", "engine.workers=1", f"strategy={strategy}"]
+    plan(check("quickstart", [*few, "data.labels.share=0.5"]))
+    plan(check("quickstart", [*few, "data.labels.by_client={client-1: 0.5}"]))
+    assert "holds unlabelled samples" not in caplog.text
+    warned = f"strategy {strategy} learns from unlabelled samples, but no client holds unlabelled samples"
+    plan(check("quickstart", few))
+    plan(check("quickstart", [*few, "data.labels={share: 1.0, count: 100000}"]))
+    assert caplog.text.count(warned) == (strategy != "fedavg")
+    validate._warn_once.cache_clear()
+    for seed in (0, 1):
+        run_config(check("quickstart", [*few, f"seed={seed}"]), out=tmp_path / f"{seed}", progress=False, report=False)
+    assert caplog.text.count(warned) == 2 * (strategy != "fedavg")
+
+
+def test_every_method_that_takes_pseudo_labels_wants_something_to_label() -> None:
+    wanting = {name for name in registered() if find(name).client.wants_unlabelled}
+    classes = {"fedlabel", "fedmatch", "fixmatch", "semifl", "uda"}
+    assert wanting == classes | {"ema-teacher", "fedavg-ema", "fedpac-ema", "fedsto", "unbiased-teacher"}
 
 
 def test_helpers_are_outvoted_or_not() -> None:
