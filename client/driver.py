@@ -1,5 +1,6 @@
 """Run a ClientApp on a message, whatever it does: an exception becomes an error reply that names it."""
 
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +9,11 @@ import torch
 
 from ..strategies.base import OUT_OF_MEMORY, RAISED, Context, Error, Message, RecordDict
 from ..strategies.grids import FIRST_NODE, RUN_ID, sayable
+from ..strategies.registry import PluginError
 
 App = Callable[[Message, Context], Message]
+_LIBRARIES = {"fedbox", "flwr", "kornia", "numpy", "torch", "torchvision", "transformers", *sys.stdlib_module_names}
+"""Packages in which a client's mistake may come to light, but is not made."""
 NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
 """What is raised for lack of memory: not a client's fault, so it may be tried again beside fewer."""
 
@@ -35,10 +39,15 @@ def drive(app: App, message: Message, context: Context) -> Message:
 
 
 def reason_of(error: BaseException) -> str:
-    """Give an exception's type, text and place."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    """Give an exception's type, text and place: the last line of the user's own code that it passed, if it did."""
+    steps = list(traceback.walk_tb(error.__traceback__))
+    own = [step for step in steps if str(step[0].f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES]
+    frame, line = (own or steps)[-1]
+    place = f" ({Path(frame.f_code.co_filename).name}, line {line})"
+    if not own and isinstance(error, PluginError):  # the place is where that was found out; the text names the method
+        place = ""
     try:
         text = str(error)
     except Exception as another:  # a class of the client's own that cannot even be told
         text = f"its text cannot be had, for that raised {type(another).__name__}"
-    return sayable(f"{type(error).__name__}: {text} ({Path(last.filename).name}, line {last.lineno})")
+    return sayable(f"{type(error).__name__}: {text}{place}")

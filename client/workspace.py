@@ -24,7 +24,7 @@ from ..strategies.seeds import derive, seed_everything
 from ..strategies.selection import PROBE
 from ..strategies.site import Holdings, Site
 from ..strategies.stack import StackTrainer, refuse_training
-from ..strategies.validate import figures
+from ..strategies.validate import breach, figures
 from .state import StateStore
 
 _BUFFER, _STATE, _LAST = "buffer/", "state/", "last/"
@@ -102,8 +102,7 @@ class Workspace:
         self.half.prepare(site)
         update: object = self.half.train(site)
         if not isinstance(update, Update):
-            name = f"{type(self.half).__name__}.train"
-            raise TypeError(f"{name} returned {type(update).__name__}; the contract wants an Update")
+            raise breach(self.half, "train", update, "an Update")
         figures(update.metrics, self.half, "train")
         self._keep(site)
         return update

@@ -110,12 +110,16 @@ def commit_checkpoint(draft: Path) -> None:
             shutil.rmtree(other, ignore_errors=True)
 
 
+def newest(folder: Path) -> Path | None:
+    """Give where the newest checkpoint lies, None when there is none."""
+    return max(folder.glob("round-*"), default=None) if folder.is_dir() else None
+
+
 def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
     """Give the newest checkpoint, None when there is none. Raises CheckpointError."""
-    found = sorted(folder.glob("round-*")) if folder.is_dir() else []
-    if not found:
+    path = newest(folder)
+    if path is None:
         return None
-    path = found[-1]
     file = path / "meta.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))

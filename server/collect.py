@@ -24,6 +24,7 @@ from ..strategies.grids import Span
 from ..strategies.partial import GROUP, weigh
 from ..strategies.selection import PROBE
 from ..strategies.validate import check_update
+from . import hooks
 from .collected import Collected, Failure
 from .grouping import Grouping, Merge, cut_of
 from .roster import Roster, everyone
@@ -78,7 +79,7 @@ class Collector:
                 if grouping and reply.metadata.message_type == GROUP:
                     done = self._take_group(name, reply, grouping, result)
                 else:
-                    self._take(name, reply, self.half.expects() if kind == "train" else {}, use, result)
+                    self._take(name, reply, hooks.expects(self.half) if kind == "train" else {}, use, result)
                     done = [name]
                 waiting.difference_update(done)
                 times.now(times.came, done)
@@ -132,7 +133,7 @@ class Collector:
                 use(client, replace(update, examples=examples))
 
             late = Collected()
-            self._take(name, reply, self.half.expects(), aged, late)
+            self._take(name, reply, hooks.expects(self.half), aged, late)
             result.bytes_up += late.bytes_up
             result.failures += late.failures
             result.late += len(late.clients)
@@ -153,7 +154,7 @@ class Collector:
             if grouping and not grouping.alone(part):
                 message, size = grouping.message(part, shared, node)
             else:
-                content = task_content(ask, round_, shared, self.half.ask_client(round_, name))
+                content = task_content(ask, round_, shared, hooks.ask_client(self.half, round_, name))
                 message, size = Message(content, node, kind, group_id=str(round_)), content_size(content)
             if not any(name in times.sent for name in part):  # what is sent once more is counted once
                 result.bytes_down += size

@@ -57,14 +57,25 @@ class Collected:
         return {name: value for name, value in means.items() if value is not None} | late
 
     def reasons(self, most: int = 5) -> str:
-        """Give the first failures in lines, and how many there are beside them."""
-        lines = [f"  {each.client} ({each.kind}): {each.reason}" for each in self.failures[:most]]
-        more = len(self.failures) - most
+        """Give the first reasons in lines, each with the clients that have it, and how many failed beside these."""
+        alike: dict[tuple[str, str], list[str]] = {}
+        for each in self.failures:
+            alike.setdefault((each.kind, each.reason), []).append(each.client)
+        groups = list(alike.items())
+        lines = [f"  {_some(clients)} ({kind}): {reason}" for (kind, reason), clients in groups[:most]]
+        more = sum(len(clients) for _, clients in groups[most:])
         return "\n".join(lines + ([f"  and {more} more"] if more > 0 else []))
 
     def failure_rows(self) -> list[dict[str, str]]:
         """Give the failures as plain mappings."""
         return [asdict(failure) for failure in self.failures]
+
+
+def _some(clients: list[str]) -> str:
+    """Name clients: all up to three, of more the first two and how many there are besides."""
+    if len(clients) > 3:
+        return f"{', '.join(clients[:2])} and {len(clients) - 2} more"
+    return ", ".join([*clients[:-2], " and ".join(clients[-2:])])
 
 
 def line_of(

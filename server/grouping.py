@@ -9,6 +9,7 @@ from ..strategies.contract import Ask, ServerHalf
 from ..strategies.exact import ExactSum, SumRangeError
 from ..strategies.grids import Span
 from ..strategies.partial import GROUP, Group, Row, group_content, read_partial
+from . import hooks
 
 Merge = Callable[[ExactSum], None]
 
@@ -43,7 +44,7 @@ class Grouping:
         """Give the message to a group, and the bytes that its clients' own messages would have had."""
         task = task_content(self.ask, self.round, shared, {})
         self._size = self._size or content_size(task)
-        group = Group(members, list(self.half.expects()), self.cut.stacked)
+        group = Group(members, list(hooks.expects(self.half)), self.cut.stacked)
         self._members[members[0]] = members
         return Message(group_content(task, group), node, GROUP, group_id=str(self.round)), self._size * len(members)
 
@@ -92,7 +93,7 @@ class Grouping:
 def cut_of(grid: Grid, half: ServerHalf[Any], ask: Ask, cohort: Sequence[str]) -> Cut | None:
     """Give the groups in which a Grid runs a cohort; None where each client is to be asked by itself."""
     cut = getattr(grid, "cut", None)
-    if cut is None or not half.mergeable(ask):
+    if cut is None or not hooks.mergeable(half, ask):
         return None
     found: Cut | None = cut(cohort)
     return found

@@ -15,11 +15,13 @@ from ..strategies.base import Grid
 from ..strategies.contract import Ask, Plugin, ServerHalf, Update
 from ..strategies.exact import Arrays, ExactSum
 from ..strategies.federation import Federation
+from ..strategies.halves import warn_unheard
 from ..strategies.registry import settings_of
 from ..strategies.seeds import derive, seed_everything
 from ..strategies.validate import check_late, check_needs, figures
+from . import hooks
 from .callbacks import Callback
-from .checkpoint import Checkpoint, Frozen, Pace, commit_checkpoint, draft_checkpoint, load_checkpoint
+from .checkpoint import Checkpoint, Frozen, Pace, commit_checkpoint, draft_checkpoint, load_checkpoint, newest
 from .clock import Clock
 from .collect import Collector
 from .collected import Collected, line_of
@@ -70,7 +72,8 @@ class Coordinator:
         check_needs(self.config.strategy, plugin.client, federation.dataset.name, federation.boxed)
         check_late(self.config.strategy, plugin.server, self.config.clients.late)
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
-        self.half = plugin.server(settings, self.own.site(0))
+        self.half = hooks.made(plugin.server, settings, self.own.site(0))
+        warn_unheard(plugin)
         if hasattr(grid, "meet"):
             grid.meet(federation, plugin.client(settings), self.callback.on_engine)
         self.committed: Arrays = dict(self.half.weights)
@@ -132,12 +135,12 @@ class Coordinator:
         self._clock = Clock()
         self.chooser.begin()
         self._seed("ask", round_)
-        ask = self.half.ask(round_)
+        ask = hooks.ask(self.half, round_)
         trained = self._train(round_, ask) if ask is not None else Collected()
         with self._clock.timed("refine"):
             self._seed("refine", round_)
-            refined = self.half.refine(self.own.site(round_))
-        metrics: dict[str, float] = figures(refined, self.half, "refine") | trained.means()
+            refined = hooks.refine(self.half, self.own.site(round_))
+        metrics = refined | trained.means()
         evaluated, measure = Collected(), None
         counted = self.stopper.see(metrics)  # a run that ends by what training told is evaluated all the same
         if round_ % self.config.evaluate.every == 0 or round_ == self.config.rounds or self.stopper.done:
@@ -167,12 +170,12 @@ class Coordinator:
         with self._clock.timed("checkpoint"):
             last = round_ == self.config.rounds or self.stopper.done
             if self.pace.due(round_) or last:
-                state = Checkpoint(round_, self.half.weights, {**self.half.state(), **self._own_buffers()})
+                state = Checkpoint(round_, self.half.weights, {**hooks.state(self.half), **self._own_buffers()})
                 frozen = Frozen.of(state)
             self.writer.wait()  # for the last round's measure or the disk, where they take longer than a round
         self._tell()
         clock, weights = self._clock, dict(self.half.weights)  # a strategy may change its own mapping in place
-        landmarks = {name: value.copy() for name, value in self.half.landmarks().items()}
+        landmarks = hooks.landmarks(self.half)
         record["seconds"] = {**clock.seconds, "total": time.monotonic() - began}
 
         def write() -> None:
@@ -208,13 +211,13 @@ class Coordinator:
         size = size_of(config.clients.per_round, len(self.roster))
         with self._clock.timed("select"):
             cohort = self.chooser.choose(round_, size, self.half)
-        total = self.half.begin()
+        total = hooks.begin(self.half)
         self.callback.on_ask(round_, "train", len(cohort))
         clock = self._clock
 
         def use(name: str, update: Update) -> None:
             with clock.charged("aggregate", instead="train"):
-                self.half.add(total, name, update)
+                hooks.add(self.half, total, name, update)
 
         def merge(part: ExactSum) -> None:
             with clock.charged("aggregate", instead="train"):
@@ -225,7 +228,7 @@ class Coordinator:
         self._require(round_, trained, len(cohort))
         with clock.timed("aggregate"):
             self._seed("aggregate", round_)
-            self.half.finish(total, round_)
+            hooks.finish(self.half, total, round_)
         return trained
 
     def _require(self, round_: int, trained: Collected, cohort: int) -> None:
@@ -235,9 +238,11 @@ class Coordinator:
         record = self._record(round_, FAILED, {}, trained, Collected())
         self.writer.wait()
         self.records.append({**record, "seconds": {**self._clock.seconds, "total": sum(self._clock.seconds.values())}})
+        held = newest(self.folder / "checkpoint")
         raise RunFailedError(
             f"round {round_}: {len(trained.clients)} of {cohort} clients succeeded, "
             f"clients.min_success wants {needed}:\n{trained.reasons()}\nmend the cause, then go on with --resume"
+            + ("; as there is a checkpoint, a changed key such as train.lr needs a new --out" if held else "")
         )
 
     def _measure(self, round_: int, metrics: dict[str, float]) -> Measure | None:
@@ -266,7 +271,7 @@ class Coordinator:
         if which == "none" and not self.personal:
             return Collected()
         names = trained if which == "cohort" else list(everyone(self.roster))
-        ask = self.half.ask_evaluate(round_)
+        ask = hooks.ask_evaluate(self.half, round_)
         self.callback.on_ask(round_, "evaluate", len(names))
         evaluated = self.collector.collect(
             "evaluate", round_, ask, names, lambda _name, _update: None, self.callback.on_reply

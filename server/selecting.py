@@ -10,6 +10,7 @@ from ..configs import Config
 from ..strategies.contract import ServerHalf
 from ..strategies.seeds import derive, seed_everything
 from ..strategies.selection import PROBE, Selector, cohort, make_selector
+from . import hooks
 from .collect import Collector
 from .collected import Collected
 from .records import Record, read_rounds
@@ -63,7 +64,7 @@ class Chooser:
         seed_everything(derive(self.seed, "select", round_))
         names = list(self.selector.asks(round_, size))
         if names:
-            ask = replace(half.ask_evaluate(round_ - 1), phase=PROBE)
+            ask = replace(hooks.ask_evaluate(half, round_ - 1), phase=PROBE)
             self.probed = self._collector.collect("evaluate", round_, ask, names, lambda _name, _update: None)
             rows = self.probed.clients
             nothing = {name: math.nan for name, row in rows.items() if row["examples"] == 0}

@@ -17,6 +17,7 @@ import torch
 from ..configs import Config
 from ..data.rows import Rows
 from ..models import FlatModel
+from ..server import hooks
 from ..server.loop import Coordinator
 from ..server.roster import size_of
 from ..server.stats import human_bytes
@@ -183,7 +184,7 @@ def schedule(half: ServerHalf[Any], rounds: int) -> tuple[list[Stretch], int | N
     known: dict[tuple[object, ...], tuple[int, int]] = {}
     for round_ in range(1, rounds + 1):
         try:
-            ask = half.ask(round_)
+            ask = hooks.ask(half, round_)
             down, up = (0, 0) if ask is None else _bytes(half, ask, round_, known)
         except Exception:
             if round_ == 1:
@@ -199,7 +200,7 @@ def _bytes(
     half: ServerHalf[Any], ask: Ask, round_: int, known: dict[tuple[object, ...], tuple[int, int]]
 ) -> tuple[int, int]:
     """Give the bytes of the message to a client and of its reply; worked out once for the same names of arrays."""
-    expects, own = half.expects(), half.ask_client(round_, Federation.name(0))
+    expects, own = hooks.expects(half), hooks.ask_client(half, round_, Federation.name(0))
     key = (ask.phase, tuple(ask.arrays), tuple(ask.values), tuple(own), tuple(expects))
     if key not in known:
         down = content_size(task_content(ask, round_, to_record(ask.arrays), own))

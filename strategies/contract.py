@@ -7,6 +7,7 @@ machines far apart. `docs/plugins.md` builds one step by step.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -47,6 +48,9 @@ class Ask:
 
     def __post_init__(self) -> None:
         """Raise TypeError for a value that cannot travel, here, where the traceback points at who made it."""
+        for part, given in (("arrays", self.arrays), ("values", self.values)):
+            if not isinstance(given, Mapping):
+                raise TypeError(f"Ask.{part} is {type(given).__name__}; wanted: a mapping by name")
         for name, value in self.values.items():
             if not isinstance(value, Scalar):
                 raise TypeError(
@@ -118,7 +122,7 @@ class ClientHalf(Generic[S]):
 
     def train(self, site: Site) -> Update:
         """Train on the site's labelled samples; give all shared weights back."""
-        fit = site.fit(lambda batch: self.loss(site, batch))
+        fit = site.fit(partial(self.loss, site))
         return Update(site.weights(), fit.examples, fit.metrics)
 
     def plain(self) -> Plain | None:

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[np.generic]]
 
+DIVERGED = "a smaller train.lr or train.clip_norm often mends it"
+"""What to do about weights that run away, whether they are still numbers or not."""
 _LIMIT = 2.0**41
 _MAX_TERMS = 2**16
 # Adding 1.5 * 2**(52 + e) to x and taking it away again rounds x to a multiple of 2**e (round half to even).
@@ -75,14 +77,21 @@ class ExactSum:
             size = max(abs(float(array.max())), abs(float(array.min()))) * weight if array.size else 0.0
             if not size < _LIMIT:  # NaN fails this comparison too
                 raise SumRangeError(
-                    f"array '{name}' reaches {size:g} times its weight; at most {_LIMIT:g} can be summed"
+                    f"array '{name}' reaches {size:g} times its weight; at most {_LIMIT:g} can be summed; {DIVERGED}"
                 )
             largest = max(largest, size)
         if self._parts and len(arrays) != len(self._parts):
             raise SumRangeError(f"the term lacks {', '.join(sorted(set(self._parts) - set(arrays)))}")
-        if self._bound + largest >= _LIMIT or self.terms + 1 > _MAX_TERMS:
-            raise SumRangeError(f"the sum of {self.terms + 1} terms leaves the range that is exact")
-        return self._bound + largest
+        return self._room(self.terms + 1, self._bound + largest)
+
+    @staticmethod
+    def _room(terms: int, bound: float) -> float:
+        """Give the bound of a sum of so many terms. Raises SumRangeError where it would not be exact."""
+        if terms > _MAX_TERMS:
+            raise SumRangeError(f"a sum of {terms} terms is not exact; at most {_MAX_TERMS} can be summed")
+        if bound >= _LIMIT:
+            raise SumRangeError(f"the sum of {terms} terms leaves the range that is exact; {DIVERGED}")
+        return bound
 
     def merge(self, other: "ExactSum") -> None:
         """Add another sum to this one, as if its terms had been added here."""
@@ -91,13 +100,12 @@ class ExactSum:
         if not self._parts:
             self._dtypes = dict(other._dtypes)
             self._parts = {name: np.zeros(part.shape) for name, part in other._parts.items()}
-        if self._bound + other._bound >= _LIMIT or self.terms + other.terms > _MAX_TERMS:
-            raise SumRangeError(f"the sum of {self.terms + other.terms} terms leaves the range that is exact")
+        bound = self._room(self.terms + other.terms, self._bound + other._bound)
         for name, part in other._parts.items():
             self._parts[name] += part
         self.terms += other.terms
         self._weight += other._weight
-        self._bound += other._bound
+        self._bound = bound
 
     def facts(self) -> dict[str, Any]:
         """Give, as plain values, what `restored` needs besides `halves` to make this sum again."""

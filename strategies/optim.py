@@ -6,6 +6,7 @@ a step on one vector. Everything else is left to torch.
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -85,3 +86,28 @@ def make_optimizer(
         return FlatSGD(leaves, lr, config.momentum, config.weight_decay)
     kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
     return kind(list(leaves), lr, weight_decay=config.weight_decay)
+
+
+def backward(value: Tensor, measure: Callable[..., object]) -> None:
+    """Take the gradient of a loss, `value`, that `measure` gave. Raises PluginError where it can have none."""
+    try:
+        value.backward()  # type: ignore[no-untyped-call]
+    except (AttributeError, RuntimeError):  # asked afterwards, since in each step it would cost
+        _refuse(value, measure)
+        raise
+
+
+def _refuse(value: object, measure: Callable[..., object]) -> None:
+    """Raise PluginError where it is the fault of what a loss gave that there is no gradient."""
+    from .registry import PluginError
+
+    whole = measure.func if isinstance(measure, partial) else measure
+    place, _, name = getattr(whole, "__qualname__", type(whole).__name__).rpartition(".<locals>.")
+    if place and "." not in name:
+        name = f"{name} of {place}"
+    if not isinstance(value, Tensor):
+        raise PluginError(f"{name} returned {type(value).__name__}; wanted a scalar tensor")
+    if value.numel() != 1:
+        raise PluginError(f"{name} returned shape {tuple(value.shape)}; wanted a scalar, such as its mean()")
+    if not value.requires_grad:
+        raise PluginError(f"{name} returned a tensor without a gradient; wanted one that was computed by site.model")

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from ..configs.faults import Fault, schema_faults, suggest
 from ..configs.schema import named
 from .contract import ClientHalf, Plugin, ServerHalf, Settings
+from .halves import uncallable
 
 GROUP = "fedbox.strategies"
 
@@ -105,6 +106,8 @@ def _checked(value: Any, told: str) -> Plugin:
             ("server", value.server, ServerHalf),
         ),
     )
+    if problems := uncallable(value):
+        raise PluginError(f"{told} breaks the contract: {'; '.join(problems)}")
     return value
 
 

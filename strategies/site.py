@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..configs import TrainConfig
 from ..models import BufferPolicy, FlatModel, shared_names
 from .exact import Arrays
-from .optim import lr_factor, make_optimizer, set_lr
+from .optim import backward, lr_factor, make_optimizer, set_lr
 from .order import Order
 from .samples import Batch, Metrics, Samples
 from .seeds import derive, generator
@@ -185,7 +185,7 @@ class Site:
         for batch in self.batches(samples, epochs=epochs, steps=steps, view=view, batch_size=batch_size):
             self.flat.zero_grad()
             value = measure(batch)
-            value.backward()  # type: ignore[no-untyped-call]
+            backward(value, measure)
             if adjust is not None:
                 adjust()
                 self.flat.settle()

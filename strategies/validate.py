@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .contract import ClientHalf, Metrics, RefusedUpdateError, ServerHalf, UnsuitableError, Update
+from .exact import DIVERGED
 from .federation import Federation
+from .registry import PluginError
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,7 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             bad = int(value.size - np.isfinite(value).sum())
             raise RefusedUpdateError(
-                f"array '{name}' has {bad} of {value.size} values that are not finite (NaN or infinite); "
-                "a smaller train.lr or train.clip_norm often mends it"
+                f"array '{name}' has {bad} of {value.size} values that are not finite (NaN or infinite); {DIVERGED}"
             )
     if max_change is not None:
         _check_change(update, expects, max_change)
@@ -91,20 +92,26 @@ def _warn_once(text: str) -> None:
     log.warning(text)
 
 
+def breach(giver: object, method: str, value: object, wanted: str) -> PluginError:
+    """Give the error that a method of a half, client's or server's, returned something else than is wanted."""
+    given = f"{type(giver).__name__}.{method} returned {type(value).__name__}"
+    return PluginError(f"{given}; the contract wants {wanted}")
+
+
 def figures(value: object, giver: object, method: str) -> Metrics:
-    """Give metrics as plain floats. Raises TypeError, which names the method that gave something else.
+    """Give metrics as plain floats. Raises PluginError, which names the method that gave something else.
 
     `giver` is the half, client's or server's, whose `method` returned `value`.
     """
     told = f"{type(giver).__name__}.{method}"
     if not isinstance(value, Mapping):
-        raise TypeError(f"{told} returned {type(value).__name__}; the contract wants metrics by name, {{}} for none")
+        raise breach(giver, method, value, "metrics by name, {} for none")
     found: Metrics = {}
     for name, number in value.items():
         try:
             found[str(name)] = float(number)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise TypeError(
+            raise PluginError(
                 f"{told}: metric '{name}' is {number!r} ({type(number).__name__}); wanted: one number"
             ) from error
     return found

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
+from ..server import hooks
 from ..server.checkpoint import load_checkpoint
 from ..server.loop import Coordinator
 from ..server.outcome import Result
@@ -15,6 +16,7 @@ from ..simulations.run import Parts
 from ..strategies.base import identity
 from ..strategies.contract import ServerHalf
 from ..strategies.federation import Federation
+from ..strategies.halves import unheard
 from .subject import Subject, diverged, without_samples
 from .suite import Check, CheckFailed, Outcome, outcomes
 
@@ -35,6 +37,12 @@ def _settings(subject: Subject) -> str:
     if not (plugin.summary or plugin.client.__doc__):
         raise CheckFailed("the Plugin has no summary", do="give one line for listings as its fourth argument")
     return f"{len(plugin.settings.model_fields)} settings"
+
+
+def _hooks(subject: Subject) -> str:
+    if problems := unheard(subject.plugin):
+        raise CheckFailed("; ".join(problems), do="give it the hook's name; a helper that is meant begins with _")
+    return "no name looks like one misspelt"
 
 
 def _learns(subject: Subject) -> str:
@@ -123,7 +131,7 @@ def _state(subject: Subject) -> str:
     where = f"{subject.plugin.server.__name__}.state"
     half = _half(subject)
     try:
-        save(half.state())
+        hooks.state(half)
     except Exception as error:
         raise CheckFailed(f"state() cannot be written: {type(error).__name__}: {error}", where, do) from error
     subject.whole  # noqa: B018  its checkpoint is what is read
@@ -131,7 +139,7 @@ def _state(subject: Subject) -> str:
     assert checkpoint is not None
     half.weights = checkpoint.weights
     half.restore(dict(checkpoint.state))
-    back = load(save(half.state()))
+    back = load(save(hooks.state(half)))
     names = sorted({*checkpoint.state, *back})
     lost = [name for name in names if not _equal(checkpoint.state.get(name), back.get(name))]
     if lost:
@@ -214,6 +222,7 @@ def _nan(subject: Subject) -> str:
 
 CHECKS: tuple[Check, ...] = (
     Check("settings", "settings have defaults and descriptions", _settings),
+    Check("hooks", "no name is that of a hook misspelt", _hooks),
     Check("learns", "a loss falls or a score rises on a toy problem", _learns),
     Check("bytes", "the record's bytes are those of the messages serialised", _bytes),
     Check("state", "the server's state survives a checkpoint", _state),

@@ -94,7 +94,7 @@ def test_all_clients_fail_and_the_mended_run_ends_as_if_nothing_had_happened(tmp
     words = command("run", config, "--out", str(out), "--quiet")
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    for part in ("round 2: 0 of 5", "client-0 (raised): RuntimeError: the camera is broken", "--resume"):
+    for part in ("round 2: 0 of 5", "client-0, client-1 and 3 more (raised): RuntimeError: the camera", "--resume\n"):
         assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert summary(out)["status"] == "failed"
@@ -108,6 +108,15 @@ def test_all_clients_fail_and_the_mended_run_ends_as_if_nothing_had_happened(tmp
     assert end.summary["model_sha256"] == whole.summary["model_sha256"]
     assert lines(out) == lines(whole.folder)
     assert end.summary["failures"] == 0
+
+
+def test_once_there_is_a_checkpoint_it_is_told_that_a_changed_key_needs_another_folder(tmp_path: Path) -> None:
+    everyone = [f"client-{number}" for number in range(5)]
+    changes: dict[str, Any] = {"wish": {"rounds": [2]}, "engine__checkpoint_every": 1}
+    with pytest.raises(RunFailedError, match="go on with --resume; as there is a checkpoint, a changed key such as"):
+        run_trouble(tmp_path / "run", "raises", *everyone, **changes)
+    with pytest.raises(CheckpointError, match=r"train\.lr: the checkpoint has 0\.1, this run has 0\.01"):
+        run_trouble(tmp_path / "run", "raises", *everyone, **changes, train__lr=0.01, resume=True)
 
 
 @pytest.mark.parametrize(

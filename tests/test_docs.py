@@ -23,6 +23,7 @@ from fedbox.models import build_model
 from fedbox.simulations.run import check
 from fedbox.strategies import Ask, Batch, ClientHalf, Samples, ServerHalf, Site, Update
 from fedbox.strategies.registry import find
+from fedbox.testing import CHECKS, Subject
 
 TOY: dict[str, Any] = {"rounds": 2, "engine": {"workers": 1}, "train": {"lr": 0.1}, "model": "mlp"}
 # Several pages give the same command: once is enough, whatever its folder is called.
@@ -122,6 +123,15 @@ def test_strategies_on_the_pages_run(example_files: Path, name: str, code: str) 
     assert result.summary["failures"] == 0
     assert losses == [None, None] or losses[1] < losses[0]
     assert result.metrics["accuracy"] > 0.15
+
+
+@pytest.mark.parametrize(("name", "code"), STRATEGIES, ids=[name for name, _ in STRATEGIES])
+def test_strategies_on_the_pages_declare_what_the_checks_want(example_files: Path, name: str, code: str) -> None:
+    (example_files / f"{name}.py").write_text(code, encoding="utf-8")
+    with Subject(f"{name}:plugin") as subject:
+        for check in CHECKS:
+            if check.name in ("settings", "hooks"):
+                assert check(subject)
 
 
 def test_the_data_set_on_the_page_runs(example_files: Path) -> None:

@@ -52,6 +52,19 @@ def test_the_mean_agrees_with_rational_arithmetic(terms) -> None:
         assert abs(got - float(exact)) <= len(terms) * 2.0**-49 / weights + abs(float(exact)) * 2.0**-24 + 1e-45
 
 
+def test_a_sum_that_is_too_large_or_has_too_many_terms_says_so() -> None:
+    total = ExactSum()
+    with pytest.raises(SumRangeError, match=r"reaches 1e\+13 times its weight; .*; a smaller train.lr"):
+        total.add(_term([1e13, 0, 0]), 1)
+    total.add(_term([1.5e12, 0, 0]), 1)
+    for more in (lambda: total.add(_term([1.5e12, 0, 0]), 1), lambda: total.merge(total)):
+        with pytest.raises(SumRangeError, match=r"the sum of 2 terms leaves the range .*; a smaller train\.lr"):
+            more()
+    total.terms = 2**16
+    with pytest.raises(SumRangeError, match="a sum of 65537 terms is not exact; at most 65536 can be summed"):
+        total.add(_term([1, 0, 0]), 1)
+
+
 def test_plain_float_sums_do_depend_on_the_order() -> None:
     # The reason for this module: the same three numbers, two orders, two results.
     terms = [([1e6, 0, 0], 1), ([1e-4, 0, 0], 1), ([-1e6, 0, 0], 1)]

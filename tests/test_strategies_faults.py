@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from plugins_for_tests import TOY, lines, run
+from torch.nn import functional
 
 from fedbox.configs import ConfigError
 from fedbox.server.loop import RunFailedError
 from fedbox.simulations.run import check
-from fedbox.strategies.contract import Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site, Update
+from fedbox.strategies.contract import Ask, Batch, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site, Update
 from fedbox.strategies.fedmatch import FedMatchClient, FedMatchServer, FedMatchSettings
+from fedbox.strategies.registry import PluginError
 from fedbox.strategies.samples import Samples
 
 
@@ -80,12 +82,99 @@ class Tensors(ServerHalf[Settings]):
         return {"vector": torch.ones(3)}  # type: ignore[dict-item]
 
 
+class Double(ServerHalf[Settings]):
+    def finish(self, total: Any, round_: int) -> None:
+        self.weights = {name: value.astype(np.float64) for name, value in total.mean().items()}
+
+
+class Shorter(ServerHalf[Settings]):
+    def refine(self, site: Site) -> Metrics:
+        self.weights = dict(list(self.weights.items())[1:])
+        return {}
+
+
+class Flat(ServerHalf[Settings]):
+    def finish(self, total: Any, round_: int) -> None:
+        self.weights = {name: value.reshape(-1) for name, value in total.mean().items()}
+
+
+class Torch(ServerHalf[Settings]):
+    def finish(self, total: Any, round_: int) -> None:
+        self.weights = {name: torch.from_numpy(value) for name, value in total.mean().items()}  # type: ignore[misc]
+
+
+class Giving(ServerHalf[Settings]):
+    def finish(self, total: Any, round_: int) -> None:
+        return total.mean()  # type: ignore[no-any-return]
+
+
+class Dict(ServerHalf[Settings]):
+    def ask(self, round_: int) -> Ask:
+        return self.weights  # type: ignore[return-value]
+
+
+class NoOwn(ServerHalf[Settings]):
+    def ask_client(self, round_: int, client: str) -> Any:
+        return None
+
+
+class NoAsk(ServerHalf[Settings]):
+    def ask_evaluate(self, round_: int) -> Ask:
+        return None  # type: ignore[return-value]
+
+
+class Listing(ServerHalf[Settings]):
+    def expects(self) -> Any:
+        return list(self.weights)
+
+
+class Plainly(ServerHalf[Settings]):
+    def begin(self) -> Any:
+        return {}
+
+
+class Adding(ServerHalf[Settings]):
+    def add(self, total: Any, client: str, update: Update) -> None:
+        return {client: update}  # type: ignore[return-value]
+
+
+class Remembering(ServerHalf[Settings]):
+    def state(self) -> Any:
+        return {"round": 3, "seen": {"client-0": 1}}
+
+
+class Bare(ServerHalf[Settings]):
+    def __init__(self, settings: Settings, site: Site) -> None:
+        self.sites = [site]
+
+
+class Vector(ClientHalf[Settings]):
+    def loss(self, site: Site, batch: Batch) -> torch.Tensor:
+        return functional.cross_entropy(site.model(batch.x), batch.y, reduction="none")
+
+
+class Number(ClientHalf[Settings]):
+    def train(self, site: Site) -> Update:
+        fit = site.fit(lambda batch: self.loss(site, batch).item())  # type: ignore[arg-type, return-value]
+        return Update(site.weights(), fit.examples)
+
+
+class Detached(ClientHalf[Settings]):
+    def loss(self, site: Site, batch: Batch) -> torch.Tensor:
+        return super().loss(site, batch).detach()
+
+
+class Through(ClientHalf[Settings]):
+    def loss(self, site: Site, batch: Batch) -> torch.Tensor:
+        return functional.cross_entropy(site.model(batch.x[:, :, :2]), batch.y)
+
+
 class Numpy(ServerHalf[Settings]):
     def ask(self, round_: int) -> Ask:
         return Ask(self.weights, values={"lr": np.float32(0.1)})  # type: ignore[dict-item]
 
 
-class Bare(FedMatchClient):
+class Withholding(FedMatchClient):
     """Trains, and keeps back what the server half needs beside the weights."""
 
     def train(self, site: Site) -> Update:
@@ -95,11 +184,17 @@ class Bare(FedMatchClient):
         return {"signature": np.full((32, 10), 0.1, np.float32 if site.name != "client-2" else np.int64)}
 
 
-telling, part, many, text, silent, resting = (
-    Plugin(client=half) for half in (Telling, Part, Many, Text, Silent, Resting)
+telling, part, many, text, silent, resting, vector, number, detached, through = (
+    Plugin(client=half) for half in (Telling, Part, Many, Text, Silent, Resting, Vector, Number, Detached, Through)
 )
-bare = Plugin(FedMatchSettings, Bare, FedMatchServer)
-in_place, nothing, tensors, numpy = (Plugin(server=half) for half in (InPlace, Nothing, Tensors, Numpy))
+in_place, nothing, tensors, numpy, double, shorter, flat, tensor, giving, ask_dict, no_own, no_ask = (
+    Plugin(server=half)
+    for half in (InPlace, Nothing, Tensors, Numpy, Double, Shorter, Flat, Torch, Giving, Dict, NoOwn, NoAsk)
+)
+listing, plainly, adding, remembering, bare = (
+    Plugin(server=half) for half in (Listing, Plainly, Adding, Remembering, Bare)
+)
+withholding = Plugin(FedMatchSettings, Withholding, FedMatchServer)
 
 
 def _named(name: str) -> str:
@@ -133,6 +228,13 @@ def test_a_run_that_fails_ends_with_the_weights_of_the_last_round_that_it_tells_
     [
         ("part", r"Update.examples is 0.3 \(float\); wanted: a whole number"),
         ("many", r"Many.train: metric 'odd' is tensor\(\[1., 1.\]\) \(Tensor\); wanted: one number"),
+        ("vector", r" PluginError: Vector.loss returned shape \(16,\); wanted a scalar, such as its mean\(\)\n"),
+        (
+            "number",
+            r"<lambda> of Number.train returned float; wanted a scalar tensor \(test_strategies_faults.py, line",
+        ),
+        ("detached", r"Detached.loss returned a tensor without a gradient"),
+        ("through", r"RuntimeError: .*\(test_strategies_faults.py, line"),
         ("text", r"client-\d wants to keep state/word of type <U4; wanted: numbers or booleans"),
     ],
 )
@@ -146,12 +248,35 @@ def test_a_clients_mistake_is_its_failure_by_name(name: str, said: str, tmp_path
     [
         ("nothing", "Nothing.refine returned NoneType; the contract wants metrics by name, {} for none"),
         ("tensors", r"Tensors.evaluate: metric 'vector' is tensor\(.*\) \(Tensor\); wanted: one number"),
-        ("numpy", r"Ask.values\['lr'\] is .*0.1.* \(float32\); wanted: int, float, str or bool"),
+        ("double", r"round 1: Double.finish left self.weights\['.*'\] in float64; wanted: float32"),
+        ("shorter", "round 1: Shorter.refine left self.weights without '"),
+        ("flat", r"round 1: Flat.finish left self.weights\['.*'\] with shape \(\d+,\); wanted: \(\d+, \d+\)"),
+        ("tensor", r"round 1: Torch.finish left self.weights\['.*'\] as Tensor; wanted: a NumPy array"),
+        ("giving", "Giving.finish returned dict; the contract wants None: set self.weights"),
+        ("ask_dict", "Dict.ask returned dict; the contract wants an Ask or None"),
+        ("no_own", "NoOwn.ask_client returned NoneType; the contract wants arrays by name, {} for none"),
+        ("no_ask", "NoAsk.ask_evaluate returned NoneType; the contract wants an Ask"),
+        ("listing", "Listing.expects returned list; the contract wants arrays by name"),
+        (
+            "plainly",
+            "Plainly.begin returned dict; the contract wants an ExactSum, or a half with add and finish of its",
+        ),
+        ("adding", "Adding.add returned dict; the contract wants None: change the total in place"),
+        ("remembering", "Remembering.state: 'seen' is dict; wanted: texts for names, and arrays"),
+        ("bare", r"Bare.__init__ left no self.weights; call super\(\).__init__\(settings, site\) first"),
     ],
 )
 def test_a_server_halfs_mistake_names_the_method_and_the_key(name: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=said):
-        run(tmp_path / "run", strategy=_named(name))
+    with pytest.raises(PluginError, match=said) as caught:
+        run(tmp_path / "run", strategy=_named(name), data__test_share=0.2, evaluate__clients="all")
+    assert caught.value.exit_code == 4
+
+
+def test_a_value_that_cannot_travel_is_told_where_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"Ask.values\['lr'\] is .*0.1.* \(float32\); wanted: int, float, str or bool"):
+        run(tmp_path / "run", strategy=_named("numpy"))
+    with pytest.raises(TypeError, match=r"Ask\.arrays is list; wanted: a mapping by name"):
+        Ask([])  # type: ignore[arg-type]
 
 
 def test_an_evaluation_that_gives_nothing_is_told_as_such(tmp_path: Path) -> None:
@@ -162,7 +287,7 @@ def test_an_evaluation_that_gives_nothing_is_told_as_such(tmp_path: Path) -> Non
 
 
 def test_a_client_that_leaves_extra_arrays_out_is_refused_by_name(tmp_path: Path) -> None:
-    result = run(tmp_path / "run", strategy=_named("bare"), rounds=1)
+    result = run(tmp_path / "run", strategy=_named("withholding"), rounds=1)
     told = {failure["client"]: failure["reason"] for failure in result.rounds[0]["failures"]}
     assert told == {
         "client-1": "extra array 'signature' is missing; wanted: signature",
