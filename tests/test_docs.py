@@ -126,9 +126,7 @@ def test_strategies_on_the_pages_run(example_files: Path, name: str, code: str) 
 
 
 @pytest.mark.parametrize(("name", "code"), STRATEGIES, ids=[name for name, _ in STRATEGIES])
-def test_strategies_on_the_pages_declare_what_the_checks_want(
-    example_files: Path, name: str, code: str
-) -> None:
+def test_strategies_on_the_pages_declare_what_the_checks_want(example_files: Path, name: str, code: str) -> None:
     (example_files / f"{name}.py").write_text(code, encoding="utf-8")
     with Subject(f"{name}:plugin") as subject:
         for check in CHECKS:

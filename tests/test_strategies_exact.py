@@ -58,9 +58,7 @@ def test_a_sum_that_is_too_large_or_has_too_many_terms_says_so() -> None:
         total.add(_term([1e13, 0, 0]), 1)
     total.add(_term([1.5e12, 0, 0]), 1)
     for more in (lambda: total.add(_term([1.5e12, 0, 0]), 1), lambda: total.merge(total)):
-        with pytest.raises(
-            SumRangeError, match=r"the sum of 2 terms leaves the range .*; a smaller train\.lr"
-        ):
+        with pytest.raises(SumRangeError, match=r"the sum of 2 terms leaves the range .*; a smaller train\.lr"):
             more()
     total.terms = 2**16
     with pytest.raises(SumRangeError, match="a sum of 65537 terms is not exact; at most 65536 can be summed"):
