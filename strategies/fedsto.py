@@ -32,7 +32,7 @@ class FedSTOSettings(SemiBoxSettings):
     selective: int = Field(5, ge=0, description="rounds of phase 1, backbone only (paper: 100); 0 leaves it out")
     orthogonality: float = Field(1e-4, ge=0, description="coefficient of the spectral term in phase 2")
     server_update: Literal["all", "backbone"] = Field(
-        "all", description="what the server trains in phase 1; backbone: the suspected cause of a collapse"
+        "all", description="what the server trains in phase 1; backbone: it collapses in phase 2"
     )
 
 
