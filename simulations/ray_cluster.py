@@ -41,7 +41,7 @@ def _init(address: str | None, options: dict[str, Any]) -> None:
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level="error", **options)
             return
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except Exception as error:  # of any type: a node that came too late is told by a bare Exception
             ray.shutdown()
             if not left:
                 raise _unanswered(address, str(error).splitlines()[0]) from error
