@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pages_for_tests import lay_out
+from pages_for_tests import EXAMPLES, lay_out
 
 if TYPE_CHECKING:
     from fedbox.simulations.pool import Pool
@@ -39,6 +39,8 @@ def shared_data() -> Path:
 def example_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of someone who reads the pages: it holds their examples."""
     lay_out(tmp_path)
+    for _, name, _ in EXAMPLES:  # what an earlier test imported may be another page's file of that name
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path

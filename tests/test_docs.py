@@ -134,6 +134,23 @@ def test_strategies_on_the_pages_declare_what_the_checks_want(example_files: Pat
                 assert check(subject)
 
 
+def test_the_strategy_for_samples_without_labels_trains_on_what_it_guesses(example_files: Path) -> None:
+    data = {"options": {"limit": 600, "test_limit": 200}, "partition": {"kind": "iid", "clients": 3}}
+    config = {**TOY, "data": {**data, "labels": {"share": 0.1}}, "train": {"lr": 0.2, "epochs": 10}}
+
+    def trained(strategy: str, threshold: float) -> fedbox.Result:
+        settings = {"guess": {"threshold": threshold}}
+        out = example_files / f"{strategy[:5]}-{threshold}"
+        return fedbox.run(config, strategy=strategy, settings=settings, out=out, quiet=True, report=False)
+
+    guessed, never = trained("guess:plugin", 0.5), trained("guess:plugin", 1.0)
+    for result in (guessed, never):
+        assert result.summary["failures"] == 0
+        assert result.rounds[0]["clients"]["client-0"]["examples"] == 200  # of both kinds
+        assert result.metrics["accuracy"] > 0.5
+    assert guessed.summary["model_sha256"] != never.summary["model_sha256"]
+
+
 def test_the_data_set_on_the_page_runs(example_files: Path) -> None:
     data = {"dataset": "dots:read", "partition": {"clients": 2}}
     result = fedbox.run({**TOY, "data": data}, out=example_files / "run", quiet=True, report=False)

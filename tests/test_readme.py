@@ -32,6 +32,20 @@ def test_the_python_example_runs(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 6  # the final line, then one for each of five rounds
 
 
+def test_the_strategy_in_one_file_passes_the_check_that_stands_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "pull.py").write_text(next(block for block in _blocks("python") if "pull.py" in block))
+    assert "`fedbox check pull.py`" in README
+    done = subprocess.run(
+        [sys.executable, "-m", "fedbox", "check", "pull.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_strategy_in_one_file_runs_and_is_fedprox(tmp_path: Path) -> None:
     (tmp_path / "pull.py").write_text(next(block for block in _blocks("python") if "pull.py" in block))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
