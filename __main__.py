@@ -199,7 +199,8 @@ def data(
     checked = check(source or "quickstart", changes)
     federation = Federation.prepare(checked)
     held = federation.table()
-    _print(partition_table(federation, held, most, Console()))
+    console = Console()
+    console.print(partition_table(federation, held, most, console))
     typer.echo(
         f"server: {len(federation.server)} labelled samples, {len(federation.dataset.test)} for testing, "
         f"{len(federation.validation)} for validation"

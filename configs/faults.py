@@ -1,7 +1,7 @@
 """Faults of a configuration: each with its path, the value given and the values allowed."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -42,6 +42,11 @@ def suggest(given: str, allowed: Iterable[str]) -> str:
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.6)
     listing = f"allowed: {', '.join(names)}" if names else "nothing is allowed here"
     return f"did you mean '{close[0]}'? {listing}" if close else listing
+
+
+def some(names: Collection[str], most: int = 6) -> str:
+    """Name so many at most, and how many there are besides: "a, b and 3 more"."""
+    return ", ".join([*names][:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

@@ -87,10 +87,10 @@ def read_coco(
         parts = [_read(tree, path) for path in paths]
         names = _names(parts, classes)
         wanted = (("images", images, IMAGES), ("test_images", test_images, images or IMAGES))
-        pictures = [
-            _pictures(tree, part, folder_of(tree, path, _files(part), *place), names)
-            for part, path, place in zip(parts, paths, wanted, strict=False)
-        ]
+        pictures = []
+        for part, path, place in zip(parts, paths, wanted, strict=False):
+            files = _files(part)
+            pictures.append(_pictures(tree, part, files, folder_of(tree, path, files, *place), names))
         framing = Framing(size, min_side, bad_boxes, cache)
         data = framing.parts(tree, pictures[0], pictures[1] if test is not None else [], (limit, test_limit))
         return BoxSet("coco", *data, names, MEAN, STD)
@@ -123,7 +123,7 @@ def read_soda10m(
         parts = [_read(tree, f"{base}annotations/instance_{part}.json") for part in ("train", "val")]
         names = _names(parts, classes)
         train, test = (
-            _pictures(tree, part, f"{base}{place}", names, {"labels": "yes"})
+            _pictures(tree, part, _files(part), f"{base}{place}", names, {"labels": "yes"})
             for part, place in zip(parts, ("train", "val"), strict=True)
         )
         if unlabelled is not None:
@@ -204,12 +204,17 @@ def _id(record: dict[str, Any], name: str, where: str) -> Key:
 
 
 def _pictures(
-    tree: Tree, part: _Part, folder: str, names: Sequence[str], more: dict[str, str] | None = None
+    tree: Tree,
+    part: _Part,
+    files: Sequence[str],
+    folder: str,
+    names: Sequence[str],
+    more: dict[str, str] | None = None,
 ) -> list[Picture]:
     number = {name: index for index, name in enumerate(names)}
     kept = {key: number[name] for key, name in part.categories.items() if name in number}
     pictures = []
-    for (where, record), file in zip(part.images, _files(part), strict=True):
+    for (where, record), file in zip(part.images, files, strict=True):
         path = below(folder, file)
         marks = [
             _mark(place, annotation, kept[annotation["category_id"]])

@@ -117,7 +117,7 @@ class Coordinator:
 
     def run(self, first: int = 1) -> None:
         """Run the rounds from `first` on. Raises RunFailedError when too few clients of a cohort succeed."""
-        if first <= self.config.rounds and not self.stopper.done:
+        if self.left(first):
             (self.folder / "summary.json").unlink(missing_ok=True)  # of a part that ended; the run goes on
         self.callback.on_start(self.config, self.folder, first)
         try:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..configs.faults import some
 from ..strategies.atomic import write_atomic
 from .charts import Chart, line_chart, stack_chart
 from .curves import all_series, curve_charts, sent, sent_so_far
@@ -92,7 +93,7 @@ def _render(groups: Sequence[Group], live: Mapping[str, Any] | None) -> str:
     return page(
         "report.html",
         live=live,
-        title=", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+        title=some(names, 3),
         answer=answer(rows, metric),
         sent=human_bytes(math.fsum(finite([one[key] for one in told for key in ("bytes_up", "bytes_down")]))),
         took=duration(math.fsum(finite([one["seconds"] for one in told]))),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import Config, ConfigError, Fault
+from ..configs.faults import some
 from ..configs.tls import Identity
 from ..strategies.atomic import write_atomic
 from ..strategies.contract import Plugin
@@ -164,7 +165,7 @@ def _enrolment(service: Host, federation: Federation) -> Enrolment:
 def _check_wanted(wanted: int | None, names: Sequence[str]) -> None:
     """Raise ConfigError for more clients to wait for than may join."""
     if wanted is not None and wanted > len(names):
-        problem = f"got {wanted}, but only {len(names)} may join ({_some(names)}); wanted: at most as many"
+        problem = f"got {wanted}, but only {len(names)} may join ({some(names, 8)}); wanted: at most as many"
         raise ConfigError("given", [Fault("--wait-for", problem)])
 
 
@@ -178,10 +179,6 @@ def _run_id(folder: RunFolder) -> str:
 
 def _await_clients(grid: GrpcGrid, wanted: int | None) -> None:
     def missing(names: list[str]) -> None:
-        log.info("waiting for %s", _some(names))
+        log.info("waiting for %s", some(names, 8))
 
     grid.wait_for(len(grid.roster) if wanted is None else wanted, missing)
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from ..configs.faults import some
 from .compare import finals, seed_differences
 from .groups import Group, figures, flatten
 from .paired import t_interval
@@ -113,7 +114,7 @@ def failures(groups: Sequence[Group]) -> tuple[int, list[str], list[list[str]]]:
     for (label, kind, reason), hits in sorted(found.items(), key=lambda item: -len(item[1])):
         rounds = [at for at, _ in hits]
         clients = sorted({client for _, client in hits}, key=natural)
-        who = ", ".join(clients[:4]) + (f" and {len(clients) - 4} more" if len(clients) > 4 else "")
+        who = some(clients, 4)
         when = f"{min(rounds)} to {max(rounds)}" if min(rounds) < max(rounds) else str(rounds[0])
         rows.append([label, who, kind, reason, when, str(len(hits))])
     return len(each), ["run", "clients", "kind", "reason", "rounds", "times"], rows

@@ -6,10 +6,10 @@ import inspect
 import logging
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 from .contract import ClientHalf, Plugin, ServerHalf
+from .logs import warn_once
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +43,7 @@ def unheard(plugin: Plugin) -> list[str]:
 def warn_unheard(plugin: Plugin) -> None:
     """Log what `unheard` tells, each only once in a process."""
     for problem in unheard(plugin):
-        _warn(problem)
-
-
-@lru_cache(maxsize=256)
-def _warn(problem: str) -> None:
-    log.warning("%s", problem)
+        warn_once(log, problem)
 
 
 def _halves(plugin: Plugin) -> tuple[tuple[type, type], ...]:

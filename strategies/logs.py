@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 Form = Literal["text", "json"]
@@ -36,3 +37,9 @@ def set_up_logs(form: Form, quiet: bool = False) -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
     logger.propagate = False
+
+
+@lru_cache(maxsize=256)
+def warn_once(logger: logging.Logger, text: str) -> None:
+    """Log a warning, once a process: a comparison runs the same strategy with many seeds."""
+    logger.warning("%s", text)

@@ -1,16 +1,17 @@
 """Checks on what a strategy gives: an update before it touches the model, and figures for the records."""
 
 import logging
-from collections.abc import Collection, Mapping
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..configs.faults import some
 from .contract import ClientHalf, Metrics, RefusedUpdateError, ServerHalf, UnsuitableError, Update
 from .exact import DIVERGED
 from .federation import Federation
+from .logs import warn_once
 from .registry import PluginError
 
 log = logging.getLogger(__name__)
@@ -26,11 +27,11 @@ def check_update(update: Update, expects: Mapping[str, NDArray[Any]], max_change
         raise RefusedUpdateError(f"{update.examples} examples; wanted: 0 or more")
     missing = [name for name in expects if name not in update.weights]
     if missing and (update.weights or update.examples):
-        raise RefusedUpdateError(f"{len(missing)} of {len(expects)} arrays are missing: {_some(missing)}")
+        raise RefusedUpdateError(f"{len(missing)} of {len(expects)} arrays are missing: {some(missing)}")
     for name, value in update.weights.items():
         wanted = expects.get(name)
         if wanted is None:
-            raise RefusedUpdateError(f"array '{name}' was not asked for; wanted: {_some(expects)}")
+            raise RefusedUpdateError(f"array '{name}' was not asked for; wanted: {some(expects)}")
         if value.shape != wanted.shape:
             raise RefusedUpdateError(f"array '{name}' has shape {value.shape}; wanted: {wanted.shape}")
         if value.dtype != wanted.dtype:
@@ -50,7 +51,7 @@ def check_extra(update: Update, wanted: Mapping[str, tuple[tuple[int, ...], str]
     for name, (shape, kind) in wanted.items():
         value = update.extra.get(name)
         if value is None:
-            raise RefusedUpdateError(f"extra array '{name}' is missing; wanted: {_some(wanted)}")
+            raise RefusedUpdateError(f"extra array '{name}' is missing; wanted: {some(wanted)}")
         if value.shape != shape or value.dtype.kind != kind:
             what = "whole numbers" if kind == "i" else "floats"
             raise RefusedUpdateError(
@@ -80,16 +81,11 @@ def check_needs(strategy: str, half: type[ClientHalf[Any]], dataset: str, boxed:
 def warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Federation) -> None:
     """Warn where a strategy that learns from unlabelled samples finds none: it would pass for a plain one."""
     if half.wants_unlabelled and federation.all_labelled():
-        _warn_once(
+        warn_once(
+            log,
             f"strategy {strategy} learns from unlabelled samples, but no client holds unlabelled samples; set "
-            "data.labels.share, such as 0.1"
+            "data.labels.share, such as 0.1",
         )
-
-
-@cache
-def _warn_once(text: str) -> None:
-    """Log a warning, once a process: a comparison runs the same configuration with many seeds."""
-    log.warning(text)
 
 
 def breach(giver: object, method: str, value: object, wanted: str) -> PluginError:
@@ -125,8 +121,3 @@ def _check_change(update: Update, expects: Mapping[str, NDArray[Any]], bound: fl
         squares += float(np.vdot(change, change))
     if squares > bound**2:
         raise RefusedUpdateError(f"it changes the weights by {squares**0.5:.4g}; clients.max_change is {bound:g}")
-
-
-def _some(names: Collection[str], most: int = 6) -> str:
-    listed = list(names)[:most]
-    return ", ".join(listed) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -11,10 +11,10 @@ from test_strategies_fedlabel import _site
 
 from fedbox.simulations.plan import plan
 from fedbox.simulations.run import check, run_config
-from fedbox.strategies import validate
 from fedbox.strategies.contract import UnsuitableError, Update
 from fedbox.strategies.fedmatch import FedMatchClient, FedMatchServer, FedMatchSettings, vote
 from fedbox.strategies.fixmatch import FixMatchClient, FixMatchSettings
+from fedbox.strategies.logs import warn_once
 from fedbox.strategies.pseudo import LabelQuality, class_samples, scores_of
 from fedbox.strategies.registry import find, registered
 from fedbox.strategies.semifl import SemiFLClient, SemiFLServer, SemiFLSettings
@@ -132,7 +132,7 @@ def test_semifl_sees_the_clients_labels_only_when_told_to() -> None:
 @pytest.mark.parametrize("strategy", ["fixmatch", "uda", "fedlabel", "fedmatch", "fedavg"])
 def test_nothing_unlabelled_is_warned_of(strategy: str, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     """Once in a process, whether it plans, runs, or runs again with another seed; FedAvg wants none."""
-    validate._warn_once.cache_clear()
+    warn_once.cache_clear()
     few = ["data.partition.clients=2", "rounds=1", "train.steps=1", "engine.workers=1", f"strategy={strategy}"]
     plan(check("quickstart", [*few, "data.labels.share=0.5"]))
     plan(check("quickstart", [*few, "data.labels.by_client={client-1: 0.5}"]))
@@ -141,7 +141,7 @@ def test_nothing_unlabelled_is_warned_of(strategy: str, caplog: pytest.LogCaptur
     plan(check("quickstart", few))
     plan(check("quickstart", [*few, "data.labels={share: 1.0, count: 100000}"]))
     assert caplog.text.count(warned) == (strategy != "fedavg")
-    validate._warn_once.cache_clear()
+    warn_once.cache_clear()
     for seed in (0, 1):
         run_config(check("quickstart", [*few, f"seed={seed}"]), out=tmp_path / f"{seed}", progress=False, report=False)
     assert caplog.text.count(warned) == 2 * (strategy != "fedavg")
