@@ -16,6 +16,7 @@ from . import __version__
 from .client import commands as client_commands
 from .server import commands as server_commands
 from .server import folder_commands
+from .server.misplaced import SettingsCommand
 from .simulations.compare_command import compare
 from .simulations.forking import working_folder
 from .testing import commands as testing_commands
@@ -54,7 +55,7 @@ def _top(
     """Hold the options that belong to no command."""
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def run(
     config: ConfigArgument = None,
     overrides: Overrides = None,
@@ -129,7 +130,7 @@ def run(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def strategies(
     name: Annotated[str | None, typer.Argument(help="Show this strategy's settings.")] = None,
 ) -> None:
@@ -155,7 +156,7 @@ def strategies(
         _complain(problem)
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def configs(
     name: Annotated[str | None, typer.Argument(help="Show this configuration's YAML.")] = None,
 ) -> None:
@@ -177,7 +178,7 @@ def configs(
     _print(table)
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def data(
     config: ConfigArgument = None,
     overrides: Overrides = None,
@@ -216,7 +217,7 @@ def data(
         typer.echo(f"picture: {plot}")
 
 
-@app.command()
+@app.command(cls=SettingsCommand)
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs.")],
     out: Annotated[
@@ -246,7 +247,7 @@ for command in (
     testing_commands.new,
     testing_commands.plugins,
 ):
-    app.command()(command)
+    app.command(cls=SettingsCommand)(command)
 
 
 def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:

@@ -3,9 +3,9 @@
 import difflib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,23 @@ def _places(model: type[BaseModel], key: str) -> list[str]:
             found += [f"{name}.{key}"] if key in block.model_fields else []
             found += [f"{name}.{path}" for path in _places(block, key)]
     return found
+
+
+def settings_called(model: type[BaseModel], name: str) -> list[str]:
+    """Give the dotted paths of the settings that a name, dotted or not, stands for; a block of keys is none itself."""
+    whole = [name] if _is_setting(model, name.split(".")) else []
+    return whole or ([] if "." in name else _places(model, name))
+
+
+def _is_setting(model: type[BaseModel], path: list[str]) -> bool:
+    key, *rest = path
+    field, block = model.model_fields.get(key), _block_at(model, key)
+    if field is None:
+        return False
+    if rest:
+        return _is_setting(block, rest) if block else dict in (field.annotation, get_origin(field.annotation))
+    short = any(isinstance(item, BeforeValidator) for item in field.metadata)  # `model: cnn` is a block in one word
+    return block is None or short
 
 
 def _wanted(item: Mapping[str, Any]) -> str:

@@ -113,6 +113,41 @@ def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, 
     assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run", "quickstart", "--rounds", "5"], "rounds=5."),
+        (["serve", "quickstart", "--rounds=5"], "rounds=5."),
+        (["run", "--train.lr", "0.1"], "train.lr=0.1."),
+        (["run", "--lr", "0.1"], "train.lr=0.1."),
+        (["run", "--batch-size", "16"], "train.batch_size=16 or evaluate.batch_size=16."),
+        (["run", "--model", "cnn"], "model=cnn."),
+        (["compare", "quickstart", "--settings.fedprox.mu", "1"], "settings.fedprox.mu=1."),
+        (["run", "--rounds"], "rounds=VALUE."),
+    ],
+)
+def test_a_setting_given_as_an_option_is_told_how_it_is_written(words: list[str], told: str, fedbox_here: Any) -> None:
+    ended, _, error = fedbox_here(*words)
+    assert ended == 2
+    assert f"A setting is given as {told}" in error
+    assert "Did you mean" not in error
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["compare", "quickstart", "--seed", "3"], "--seeds"),
+        (["run", "--engin", "ray"], "--engine"),
+        (["report", "x", "--out-", "y"], "--out"),
+    ],
+)
+def test_a_misspelt_option_is_told_the_option(words: list[str], told: str, fedbox_here: Any) -> None:
+    ended, _, error = fedbox_here(*words)
+    assert ended == 2
+    assert f"'{told}'" in error
+    assert "A setting" not in error
+
+
 def test_help_needs_no_working_folder(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
