@@ -1,7 +1,8 @@
 """Read a configuration: a bundled name or a file, then `dotted.key=value` changes, then every check at once."""
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from .schema import Config, named
 
 Raw = dict[str, Any]
 Check = Callable[[Raw], Iterable[Fault]]
+Adapt = Callable[[Raw, Raw, Collection[str]], None]
+"""Takes the raw values before and after the changes, and the keys changed; may mend what these left behind."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -68,15 +71,21 @@ def load_config(
     source: str | Path | Mapping[str, Any] = "quickstart",
     overrides: Iterable[str] | Mapping[str, Any] = (),
     check: Check | None = None,
+    adapt: Adapt | None = None,
 ) -> Config:
     """Give the checked configuration.
 
     `source` is a bundled name, the path of a YAML file, or a mapping. `overrides` are texts `dotted.key=value` (the
     value is read as YAML) or a mapping from dotted keys to values. `check` finds the faults that the schema cannot
-    know (those of the strategy's settings). Raises ConfigError with every fault found.
+    know (those of the strategy's settings); `adapt` what a change left behind. Raises ConfigError with every fault.
     """
     label, raw = _read(source)
-    faults = list(_apply(raw, overrides))
+    base = deepcopy(raw)
+    pairs, faults = _pairs(overrides)
+    for key, value in pairs:
+        faults += _set(raw, key, value)
+    if adapt is not None:
+        adapt(base, raw, [key for key, _ in pairs])
     config: Config | None = None
     try:
         config = Config.model_validate(raw)
@@ -122,23 +131,22 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _apply(raw: Raw, overrides: Iterable[str] | Mapping[str, Any]) -> Iterable[Fault]:
-    """Write the overrides into `raw`; give a fault for each that cannot be read."""
+def _pairs(overrides: Iterable[str] | Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[Fault]]:
+    """Give the keys to be changed with their values, and a fault for each override that cannot be read."""
     if isinstance(overrides, Mapping):
-        pairs = [(str(key), _plain(value)) for key, value in overrides.items()]
-    else:
-        pairs = []
-        for text in overrides:
-            key, sign, value = text.partition("=")
-            if not sign or not key.strip():
-                yield Fault(text, "an override is written dotted.key=value, for example train.lr=0.05")
-                continue
-            try:
-                pairs.append((key.strip(), yaml.load(value, _Loader)))
-            except (yaml.YAMLError, ValueError):
-                yield Fault(key, f"got {value!r}, which is not a YAML value; quote it")
-    for key, value in pairs:
-        yield from _set(raw, key, value)
+        return [(str(key), _plain(value)) for key, value in overrides.items()], []
+    pairs: list[tuple[str, Any]] = []
+    faults: list[Fault] = []
+    for text in overrides:
+        key, sign, value = text.partition("=")
+        if not sign or not key.strip():
+            faults.append(Fault(text, "an override is written dotted.key=value, for example train.lr=0.05"))
+            continue
+        try:
+            pairs.append((key.strip(), yaml.load(value, _Loader)))
+        except (yaml.YAMLError, ValueError):
+            faults.append(Fault(key, f"got {value!r}, which is not a YAML value; quote it"))
+    return pairs, faults
 
 
 def _set(raw: Raw, dotted: str, value: Any) -> Iterable[Fault]:

@@ -25,14 +25,17 @@ def options_of(reader: Reader) -> dict[str, Any]:
     }
 
 
+def unknown_names(reader: Reader, given: Iterable[str], common: Iterable[str]) -> list[str]:
+    """Return those of the names that neither the reader nor `common` knows; none where the reader takes any."""
+    kinds = {parameter.kind for parameter in inspect.signature(reader).parameters.values()}
+    known = {*options_of(reader), *common}
+    return [] if inspect.Parameter.VAR_KEYWORD in kinds else [name for name in given if name not in known]
+
+
 def check_names(dataset: str, reader: Reader, given: Mapping[str, Any], common: Iterable[str]) -> None:
     """Raise DataError for an option that neither the reader nor `common` knows."""
-    kinds = {parameter.kind for parameter in inspect.signature(reader).parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        return
     allowed = sorted({*options_of(reader), *common})
-    unknown = [name for name in given if name not in allowed]
-    if unknown:
+    if unknown := unknown_names(reader, given, allowed):
         hints = ", ".join(f"{name!r}{did_you_mean(name, allowed)}" for name in unknown)
         raise DataError(f"data set {dataset!r} has no option {hints}; allowed are {', '.join(allowed)}")
 

@@ -1,7 +1,7 @@
 """Data sets by name: the built-in readers, those of other packages, and the options all share."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,7 +23,7 @@ from .folder import read_image_folder
 from .hf import read_hf
 from .hf_text import read_hf_text
 from .idx import read_fashion_mnist, read_kmnist, read_mnist
-from .options import Reader, call_checked, check_names, did_you_mean, options_of
+from .options import Reader, call_checked, check_names, did_you_mean, options_of, unknown_names
 from .scenes import read_scenes
 from .synthetic import read_synthetic
 from .topics import read_topics
@@ -87,6 +87,11 @@ def available_datasets() -> list[str]:
 def dataset_options(dataset: str) -> dict[str, Any]:
     """Return the options that a data set takes, each with its default."""
     return {**options_of(_find(dataset)[0]), **options_of(_finish)}
+
+
+def foreign_options(dataset: str, names: Iterable[str]) -> list[str]:
+    """Return those of the names that are no options of the data set. Raises DataError when there is none."""
+    return unknown_names(_find(dataset)[0], names, options_of(_finish))
 
 
 def _find(dataset: str) -> tuple[Reader, bool]:

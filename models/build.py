@@ -3,7 +3,7 @@
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -165,19 +165,37 @@ def _check_arguments(name: str, shape: Shape, classes: int, seed: int) -> None:
         raise ModelError(f"model {name!r}: seed is {seed!r}; wanted a whole number from 0 to 2**64 - 1.")
 
 
+def foreign_options(name: str, names: Iterable[str]) -> list[str]:
+    """Return those of the names that are no options of the model. Raises ModelError when there is none."""
+    try:
+        signature = inspect.signature(find_model(name))
+    except ValueError:
+        return []
+    return [option for option in names if not _takes(signature, option)]
+
+
+def _takes(signature: inspect.Signature, option: str) -> bool:
+    taken, allowed, open_ended = _options(signature)
+    return option not in taken and (option in allowed or open_ended)
+
+
+def _options(signature: inspect.Signature) -> tuple[set[str], list[str], bool]:
+    """Return the names of shape and classes, whatever the callable calls them; its options; whether it takes any."""
+    named = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
+    positional = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
+    taken = {p.name for p in positional[:2]}
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    return taken, [p.name for p in named if p.name not in taken], open_ended
+
+
 def _check_options(name: str, constructor: Callable[..., Any], options: Mapping[str, object]) -> None:
     try:
         signature = inspect.signature(constructor)
     except ValueError:  # some callables written in C tell no signature; the call itself will judge
         return
-    named = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
-    positional = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-    taken = {p.name for p in positional[:2]}  # shape and classes, whatever the callable calls them
-    allowed = [p.name for p in named if p.name not in taken]
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     for option in options:
-        if option in taken or (option not in allowed and not open_ended):
-            raise ModelError(f"model {name!r} has no option {option!r}.{did_you_mean(option, allowed)}")
+        if not _takes(signature, option):
+            raise ModelError(f"model {name!r} has no option {option!r}.{did_you_mean(option, _options(signature)[1])}")
     try:
         signature.bind(None, None, **options)
     except TypeError as error:

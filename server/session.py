@@ -15,6 +15,7 @@ from ..configs import Config, load_config
 from ..models.process import settle
 from ..strategies.base import identity
 from ..strategies.grids import RUN_ID
+from ..strategies.inherited import leave_out_foreign
 from ..strategies.registry import settings_faults
 from ..strategies.selection import selector_faults
 from .folder import RunFolder
@@ -25,7 +26,9 @@ from .tracking import track_faults
 def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
     """Give the checked configuration, the plugins' settings included. Raises ConfigError, PluginError."""
     found = (settings_faults, selector_faults, track_faults)
-    return load_config(source, overrides, lambda raw: [fault for faults in found for fault in faults(raw)])
+    return load_config(
+        source, overrides, lambda raw: [fault for faults in found for fault in faults(raw)], leave_out_foreign
+    )
 
 
 @contextmanager
