@@ -156,8 +156,10 @@ def _size(tensors: Iterable[torch.Tensor], what: str) -> str:
 def _rounds(config: Config, half: ServerHalf[Any], clients: int) -> Facts:
     """Give the cohort, what is asked of it in which rounds, and the bytes of all rounds."""
     cohort = size_of(config.clients.per_round, clients)
-    facts = [("rounds", f"{config.rounds:,}; {cohort:,} of {clients:,} clients in a round")]
     stretches, unknown = schedule(half, config.rounds)
+    idle = unknown is None and all(each.phase is None for each in stretches)
+    told = "no client is asked to train" if idle else f"{cohort:,} of {clients:,} clients in a round"
+    facts = [("rounds", f"{config.rounds:,}; {told}")]
     for each in stretches[:_STRETCHES]:
         asked = f"{each.phase}: each client is sent {human_bytes(each.down)} and sends back {human_bytes(each.up)}"
         rounds = f"  {each.first}" if each.first == each.last else f"  {each.first} to {each.last}"

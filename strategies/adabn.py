@@ -64,6 +64,10 @@ class AdaBNServer(ServerHalf[AdaBNSettings]):
         self._statistics = _statistics(site)
         self._alone = True
 
+    def first_ask(self) -> int:
+        """Give the round after the warm-up."""
+        return self.settings.warmup + 1
+
     def ask(self, round_: int) -> Ask | None:
         """Ask for statistics once the warm-up is over."""
         self._alone = round_ <= self.settings.warmup

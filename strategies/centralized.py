@@ -14,6 +14,9 @@ class CentralizedSettings(Settings):
 class CentralizedServer(ServerHalf[CentralizedSettings]):
     """The clients rest; the server trains."""
 
+    def first_ask(self) -> None:
+        """Say that the clients rest in every round."""
+
     def ask(self, round_: int) -> Ask | None:
         """Ask nothing of the clients."""
         return None

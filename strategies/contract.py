@@ -159,6 +159,13 @@ class ServerHalf(Generic[S]):
         """Say what is asked in round `round_` (from 1); None when the clients rest in this round."""
         return Ask(self.weights)
 
+    def first_ask(self) -> int | None:
+        """Give the first round in which clients are asked to train; None: by design they never are.
+
+        A run that ends before it is warned of. Here: 1.
+        """
+        return 1
+
     def ask_client(self, round_: int, client: str) -> Mapping[str, NDArray[Any]]:
         """Give the arrays that only this client receives, on top of `ask`.
 

@@ -53,6 +53,9 @@ class EMATeacherServer(ServerHalf[S], Generic[S]):
         self._alone = True
         self.student: Arrays = {}
 
+    def first_ask(self) -> None:
+        """Say that the clients rest in every round."""
+
     def ask(self, round_: int) -> Ask | None:
         """Ask nothing of the clients."""
         self._alone = round_ <= self.settings.warmup

@@ -121,6 +121,10 @@ class SemiBoxServer(ServerHalf[S]):
         check_labels(self.strategy, site)
         self.current = "warm-up"
 
+    def first_ask(self) -> int:
+        """Give the round after the warm-up."""
+        return self.settings.warmup + 1
+
     def phase(self, round_: int) -> str:
         """Give the phase of a round: warm-up or full."""
         return "warm-up" if round_ <= self.settings.warmup else "full"

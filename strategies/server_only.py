@@ -27,6 +27,9 @@ class ServerOnlyServer(ServerHalf[ServerOnlySettings]):
         super().__init__(settings, site)
         check_labels("server-only", site)
 
+    def first_ask(self) -> None:
+        """Say that the clients rest in every round."""
+
     def ask(self, round_: int) -> Ask | None:
         """Ask nothing of the clients."""
         return None

@@ -12,7 +12,7 @@ from .contract import ClientHalf, Metrics, RefusedUpdateError, ServerHalf, Unsui
 from .exact import DIVERGED
 from .federation import Federation
 from .logs import warn_once
-from .registry import PluginError
+from .registry import PluginError, block_name
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +85,17 @@ def warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Fe
             log,
             f"strategy {strategy} learns from unlabelled samples, but no client holds unlabelled samples; set "
             "data.labels.share, such as 0.1",
+        )
+
+
+def warn_never_asked(strategy: str, half: ServerHalf[Any], rounds: int) -> None:
+    """Warn where the run ends before the strategy asks its first client: the server's model would pass for theirs."""
+    first = half.first_ask()
+    if first is not None and first > rounds:
+        warn_once(
+            log,
+            f"strategy {strategy} asks no client before round {first}, and the run has {rounds}: no client ever "
+            f"trains; raise rounds, or change settings.{block_name(strategy)}",
         )
 
 

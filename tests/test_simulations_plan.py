@@ -1,5 +1,6 @@
 """What is planned is what a run then does: the phases of its rounds and the bytes of its messages."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedbox.simulations.plan import Stretch, plan, schedule
 from fedbox.simulations.run import check
 from fedbox.strategies.contract import Ask, ClientHalf, Plugin, ServerHalf, Settings
 from fedbox.strategies.federation import Federation
+from fedbox.strategies.logs import warn_once
 from fedbox.strategies.registry import find
 
 SCENES: dict[str, Any] = {
@@ -120,3 +122,39 @@ class ChangingServer(ServerHalf[Settings]):
 
 
 changing = Plugin(Settings, ClientHalf, ChangingServer)
+
+
+@pytest.mark.parametrize("strategy", ["fedsto", "fedavg-ema", "adabn"])
+def test_a_run_that_ends_within_the_warm_up_is_warned_of(strategy: str, caplog: pytest.LogCaptureFixture) -> None:
+    warn_once.cache_clear()
+    model = {**SCENES["model"], "options": {"size": "nano", "norm": "batch"}}
+    short = {**SCENES, "model": model, "strategy": strategy, "settings": {strategy: {"warmup": 4}}}
+    facts = dict(plan(check(short)))
+    assert facts["rounds"] == "4; no client is asked to train"
+    warning = f"strategy {strategy} asks no client before round 5, and the run has 4: no client ever trains"
+    assert warning in caplog.text
+    assert f"settings.{strategy}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"), [({"settings.fedsto.warmup": 3}, True), ({"strategy": "server-only"}, False)]
+)
+def test_a_run_whose_clients_train_or_rest_by_design_is_not(
+    changes: dict[str, Any], asked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    caplog.set_level(logging.INFO)
+    facts = dict(plan(check(SCENES, changes)))
+    assert ("no client is asked" not in facts["rounds"]) == asked
+    assert "no client ever trains" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "name", ["fedsto", "fedavg-ema", "fedpac-ema", "adabn", "server-only", "centralized", "ema-teacher"]
+)
+def test_the_first_round_that_asks_is_the_one_that_is_told(name: str) -> None:
+    model = {**SCENES["model"], "options": {"size": "nano", "norm": "batch"}}
+    short = {**SCENES, "model": model, "strategy": name, "settings": {}}
+    half = half_of(check(short))
+    asking = [round_ for round_ in range(1, 9) if half.ask(round_) is not None]
+    assert half.first_ask() == (asking[0] if asking else None)
