@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .curves import metric_curve, sent_so_far
 from .groups import Group, figures
-from .paired import holm, paired_t, sign_flip, t_interval
+from .paired import alike, holm, paired_t, sign_flip, t_interval
 from .records import lower_is_better
 from .runs import RunRecord
 from .stats import finite, mean_std
@@ -65,6 +65,8 @@ class CompareRow:
     cost: Cost | None = None
     pairs: int = 0
     """Seeds that this row and the first one have in common."""
+    alike: str = ""
+    """What all its seeds have in common, `model` or `value`; else nothing."""
     missing: int = 0
     """Runs that are in no figure: they failed or broke off, or the metric was not finite at their end."""
 
@@ -102,10 +104,19 @@ def compare_rows(
                 flip_holm,
                 cost_of(group, target, due[place]) if target else None,
                 len(apart),
+                in_common(group, values),
                 due[place] - len(values),
             )
         )
     return rows
+
+
+def in_common(group: Group, values: Mapping[str, float]) -> str:
+    """Say whether all seeds, of two at least, ended with the same model or, of two models, on the same value."""
+    if len(values) < 2 or not alike(list(values.values())):
+        return ""
+    models = {run.told("model_sha256") for run in group.runs if run.whole and run.seed in values}
+    return "model" if len(models) == 1 and None not in models else "value"
 
 
 def seed_differences(values: Mapping[str, float], first: Mapping[str, float]) -> list[float]:

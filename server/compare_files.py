@@ -27,6 +27,14 @@ _TEX |= {
 }
 
 
+_ALIKE = {
+    "model": "All {seeds} seeds of {label} gave the same model to the last bit: did the seed reach anything? One "
+    "result tells no deviation and no interval.",
+    "value": "All {seeds} seeds of {label} ended on the same {metric}, though their models differ: so few values "
+    "tell no deviation and no interval; measure on more samples, or take more seeds.",
+}
+
+
 def headings(metric: str, target: Target | None) -> list[str]:
     """Give the heads of the table's columns."""
     heads = ["", "seeds", f"{metric}, mean ± std", "95 % interval", "difference", "its 95 % interval"]
@@ -89,6 +97,9 @@ def explain(rows: Sequence[CompareRow], metric: str, target: Target | None) -> l
         f"{row.label} and {rows[0].label} have {row.pairs} seeds in common, on which difference and tests rest."
         for row in rows[1:]
         if row.pairs < max(len(row.seeds), len(rows[0].seeds))
+    ]
+    text += [
+        _ALIKE[row.alike].format(seeds=len(row.seeds), label=row.label, metric=metric) for row in rows if row.alike
     ]
     if 2 <= fewest <= 16:
         text.append(f"With {fewest} seeds no sign-flip p-value is below {2 / 2**fewest:.3g} before the correction.")

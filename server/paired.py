@@ -12,6 +12,8 @@ from collections.abc import Sequence
 EXACT_UP_TO = 16
 """Pairs up to which every pattern of signs is tried: 2 ** 16 of them."""
 
+_ROUNDING = 1e-12  # of the largest value: what differences of equal size may lie apart
+
 
 def t_two_sided(t: float, df: int) -> float:
     """Give P(|T| >= |t|) for Student's T with df >= 1 degrees of freedom, in [0, 1]."""
@@ -41,9 +43,17 @@ def t_quantile(confidence: float, df: int) -> float:
     return (low + high) / 2
 
 
+def alike(values: Sequence[float]) -> bool:
+    """Say whether the values are all equal, but for what rounding left."""
+    return max(values) - min(values) <= _ROUNDING * max(map(abs, values))
+
+
 def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Give mean -+ t * s / sqrt(n), the interval for the mean of normal values; NaN for fewer than two."""
-    if len(values) < 2:
+    """Give mean -+ t * s / sqrt(n), the interval for the mean of normal values.
+
+    NaN for fewer than two, and for values that are all equal: these tell nothing of how far others would lie apart.
+    """
+    if len(values) < 2 or alike(values):
         return math.nan, math.nan
     half = t_quantile(confidence, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     mean = statistics.fmean(values)
@@ -53,13 +63,13 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float
 def paired_t(differences: Sequence[float]) -> float:
     """Give the two-sided p-value of the paired t-test; NaN for fewer than two pairs.
 
-    Differences that are all equal have no spread: p is 1 if they are 0, else 0.
+    Differences that are all equal have no spread to be held against: p is 1 if they are 0, else NaN.
     """
     if len(differences) < 2:
         return math.nan
+    if alike(differences):
+        return math.nan if any(differences) else 1.0
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
-    if deviation == 0:
-        return 0.0 if mean else 1.0
     return t_two_sided(mean / deviation * math.sqrt(len(differences)), len(differences) - 1)
 
 

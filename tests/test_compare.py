@@ -111,6 +111,31 @@ def test_runs_that_failed_or_diverged_are_missed_in_so_many_words(tmp_path: Path
     assert "wild and good have 2 seeds in common" in told
 
 
+def test_seeds_with_equal_results_have_no_interval_and_are_told(tmp_path: Path) -> None:
+    other = _group(tmp_path, 0, "other", [0.5, 0.75])
+    same = _group(tmp_path, 1, "same", [0.75, 0.75])
+    coarse = _group(tmp_path, 2, "coarse", [0.5, 0.5])
+    summary = {**coarse.runs[1].summary, "model_sha256": "cd" * 32}
+    coarse = replace(coarse, runs=(coarse.runs[0], replace(coarse.runs[1], summary=summary)))
+    rows = compare_rows([same, coarse, other], "accuracy")
+    assert [row.alike for row in rows] == ["model", "value", ""]
+    assert [math.isfinite(row.low) for row in rows] == [False, False, True]
+    assert all(map(math.isnan, (rows[1].difference_low, rows[1].p_t)))  # -0.25 for both seeds proves nothing
+    told = "\n".join(explain(rows, "accuracy", None))
+    assert "All 2 seeds of same gave the same model to the last bit: did the seed reach anything?" in told
+    assert "All 2 seeds of coarse ended on the same accuracy, though their models differ" in told
+    assert "seeds of other" not in told
+    assert written(rows)[0][3] == "\u2013"
+
+
+def test_differences_that_are_equal_but_for_rounding_prove_nothing() -> None:
+    apart = [0.8 - 0.7, 0.9 - 0.8, 0.7 - 0.6]
+    assert len(set(apart)) > 1
+    assert math.isnan(t_interval(apart)[0])
+    assert math.isnan(paired_t(apart))
+    assert paired_t([0.0, 0.0]) == 1.0
+
+
 def test_a_dollar_in_a_label_is_drawn(tmp_path: Path) -> None:
     group = _group(tmp_path, 0, "a$x_$ $\\q$", [0.5, 0.6])
     assert picture([group], "accuracy").startswith(b"\x89PNG")
