@@ -209,6 +209,8 @@ class Fleet:
         heartbeat = self.terms.heartbeat
         if now - line.heard > heartbeat:
             self._drop(line, f"nothing heard for {heartbeat:g} s")
+        elif now > line.due:
+            self._drop(line, f"it has read nothing for {self.terms.full:g} s")
         elif line.outbox.urgent > _UNREAD:
             self._drop(line, f"it leaves {line.outbox.urgent:,} frames unread")
         elif line.granted and now - line.moved > 2 * heartbeat:

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import ssl
 import time
 from collections.abc import Callable
@@ -27,7 +28,6 @@ log = logging.getLogger("fedbox.server")
 
 _HELLO_SECONDS = 10.0
 _LAST_WORD = 2.0  # seconds that a good-bye may take
-_FULL = 60.0  # seconds for which a line may be so full that nothing more goes in
 _NEVER = 2**31 - 1
 _TICK = 0.5
 _SERVICE = "fedbox.v1.Fleet"
@@ -56,7 +56,7 @@ class Service:
                 ("grpc.so_reuseport", 0),
                 ("grpc.keepalive_time_ms", int(seconds * 1000 / 2)),
                 # Also how long TCP waits where a slow line is full. The fleet's own watch sees silent clients sooner.
-                ("grpc.keepalive_timeout_ms", int(max(seconds, _FULL) * 1000)),
+                ("grpc.keepalive_timeout_ms", int(self.fleet.terms.full * 1000)),
                 ("grpc.keepalive_permit_without_calls", 1),
                 # The answer to a ping waits behind all that a slow line carries first; any byte shows that it lives.
                 ("grpc.http2.ping_timeout_ms", _NEVER),
@@ -199,8 +199,11 @@ class Service:
 
     async def _write(self, line: Line, context: Any) -> None:
         while (frame := await line.outbox.get()) is not None:
-            self.fleet.counts["bytes_down"] += frame.ByteSize()
+            size = frame.ByteSize()
+            self.fleet.counts["bytes_down"] += size
+            line.due = time.monotonic() + self.fleet.terms.patience(size)
             await context.write(frame)
+            line.due = math.inf
 
     async def _status(self, _request: wire.StatusRequest, context: Any) -> wire.StatusReply:
         who = context.auth_context().get("x509_common_name")

@@ -1,6 +1,7 @@
 """What the fleet is made of: terms, jobs, lines and the stations of the clients."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,8 @@ class Terms:
     """Replies that may be on their way, or wait to be used, at a time."""
     frames: int = 500
     """Most frames a second, beside chunks, that a client may send."""
+    unread: float = 60.0
+    """Seconds for which a line may be so full that nothing more goes in, or the heartbeat where that is longer."""
     tries: int = 8
     """Times that a task is sent, or its reply begun, before it counts as lost."""
 
@@ -35,6 +38,15 @@ class Terms:
     def piece(self) -> int:
         """Give the bytes of a chunk: so few that a slow line carries one within a heartbeat, for less is not heard."""
         return min(self.chunk, max(_LEAST_CHUNK, int(self.heartbeat * _SLOWEST)))
+
+    @property
+    def full(self) -> float:
+        """Give the seconds for which nothing may go into a line."""
+        return max(self.heartbeat, self.unread)
+
+    def patience(self, size: int) -> float:
+        """Give the seconds in which a live line takes a frame of so many bytes."""
+        return self.full + size / _SLOWEST
 
 
 @dataclass
@@ -58,6 +70,8 @@ class Line:
         self.name = name
         self.outbox: Outbox[wire.ServerFrame] = Outbox()
         self.heard = self.pinged = time.monotonic()
+        self.due = math.inf
+        """When the frame that goes out now must have gone, for the other side reads."""
         self.credit = 0.0
         self.offers: deque[str] = deque()
         self.granted = ""

@@ -1,9 +1,11 @@
 """What the server promises of its lines: slow ones live, none takes more than its share, one that has ended is deaf."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import grpc
@@ -197,20 +199,45 @@ def test_a_task_above_the_limit_is_not_sent() -> None:
         clients.close()
 
 
-def test_a_client_that_does_not_read_leaves_nothing_behind_when_it_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_service, "_LAST_WORD", 0.2)
+@contextmanager
+def deaf_client(port: int) -> Iterator[None]:
+    """A client-0 that answers pings, or seems to, but reads nothing."""
+    done = threading.Event()
 
-    async def hold(port: int, line: threading.Event) -> None:
+    async def hold() -> None:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.stream_stream("/fedbox.v1.Fleet/Attend", wire.ClientFrame.SerializeToString)()
             await call.write(wire.ClientFrame(hello=wire.Hello(oldest=1, newest=1, name="client-0")))
-            while not line.is_set():
+            while not done.is_set():
                 await asyncio.sleep(0.02)
+                with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the server has ended it
+                    await call.write(wire.ClientFrame(pong=wire.Beat()))
 
-    with grid_for(["client-0"]) as grid:
-        done = threading.Event()
-        holding = threading.Thread(target=lambda: asyncio.run(hold(grid.port, done)))
-        holding.start()
+    holding = threading.Thread(target=lambda: asyncio.run(hold()))
+    holding.start()
+    try:
+        yield
+    finally:
+        done.set()
+        holding.join()
+
+
+def test_a_client_that_talks_but_does_not_read_loses_its_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(grpc_service, "_LAST_WORD", 0.2)
+    caplog.set_level(logging.INFO, logger="fedbox.server")
+    with grid_for(["client-0"], heartbeat=1.0, unread=0.5, grace=0.5) as grid, deaf_client(grid.port):
+        wait_until(lambda: grid.fleet.stations["client-0"].line is not None)
+        (reply,) = ask(grid, 5_000_000, timeout=15.0)
+        assert reply.error.reason == "off line for 0.5 s"
+        assert "client-0 is off line: it has read nothing for 1 s" in caplog.text
+        wait_until(lambda: not any("Service._write" in repr(task) for task in asyncio.all_tasks(grid._loop)))
+
+
+def test_a_client_that_does_not_read_leaves_nothing_behind_when_it_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_service, "_LAST_WORD", 0.2)
+    with grid_for(["client-0"]) as grid, deaf_client(grid.port):
         fleet = grid.fleet
         station = fleet.stations["client-0"]
         wait_until(lambda: station.line is not None)
@@ -221,8 +248,6 @@ def test_a_client_that_does_not_read_leaves_nothing_behind_when_it_is_dropped(mo
         wait_until(lambda: fleet.counts["bytes_down"] > 100_000)
         grid._call(fleet._drop, line, "it is revoked")
         wait_until(lambda: not any("_write" in repr(task) for task in asyncio.all_tasks(grid._loop)))
-        done.set()
-        holding.join()
         asking.join()
 
 
