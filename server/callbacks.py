@@ -17,7 +17,7 @@ class Callback:
         """Hear that the run starts with round `first`."""
 
     def on_engine(self, text: str) -> None:
-        """Hear, once, how the engine runs the clients, in words."""
+        """Hear, once, how the engine runs the clients, in words, where that is news."""
 
     def on_ask(self, round_: int, kind: str, clients: int) -> None:
         """Hear that so many clients are asked to train or to evaluate."""

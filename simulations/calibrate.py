@@ -13,7 +13,7 @@ import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,15 @@ _COUNTED = 256  # clients whose samples are counted
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether clients are stacked, and why, in words for the console. `size`: so many to a group, 0: as it fits."""
+    """Whether clients are stacked, and why, in words for the console. `size`: so many to a group, 0: as it fits.
+
+    `news`: the user was not told before, or asked for stacks.
+    """
 
     stacked: bool
     why: str
     size: int = 0
+    news: bool = False
 
 
 def choose(federation: Federation, half: ClientHalf[Any]) -> Choice:
@@ -64,15 +68,16 @@ def choose(federation: Federation, half: ClientHalf[Any]) -> Choice:
         if flat.flat.dtype != torch.float32:
             raise StackError(f"the weights are {flat.flat.dtype}")
     except StackError as error:
-        return Choice(False, f"clients one by one: they cannot be stacked ({error})")
+        return Choice(False, f"clients one by one: they cannot be stacked ({error})", news=wish != "auto")
     if wish != "auto":
-        return Choice(True, f"clients in stacks of {wish} (engine.stack={wish})", wish)
+        return Choice(True, f"clients in stacks of {wish} (engine.stack={wish})", wish, news=True)
     rests = _rests(federation)
     file, key = _cache(), _key(federation, half, rests)
     found = _recall(file, key)
     if found is None:
         found = Trial(federation, half, flat, rests).choice()
         _remember(file, key, found)
+        return replace(found, news=True)
     return found
 
 

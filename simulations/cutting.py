@@ -1,5 +1,6 @@
 """How a cohort is cut into groups: large enough to save messages, small enough that no worker waits for another."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -8,6 +9,8 @@ from ..strategies.contract import ClientHalf
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .calibrate import Choice, choose
+
+log = logging.getLogger("fedbox.engine")
 
 _SECONDS = 0.25  # that a group takes at most: what a bar on a terminal may stand still, and what a dead worker costs
 _MOST = 32  # clients of a stack: more save nothing
@@ -30,7 +33,7 @@ class Cutter:
         """Give the groups of a cohort: in its order where a size is asked for, else in that of `order`."""
         if self._choice is None:
             self._choice = choose(self._federation, self._half)
-            self._tell(self._choice.why)
+            (self._tell if self._choice.news else log.debug)(self._choice.why)
         count, size = len(cohort), self._choice.size
         if not size:
             cohort = order(cohort)

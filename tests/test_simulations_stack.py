@@ -1,6 +1,7 @@
 """Clients in one pass, and updates that are added up where they were made: the same as one by one."""
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,21 @@ def test_the_engine_changes_no_bit_and_no_record(tmp_path: Path, monkeypatch: py
     assert "same bits" in said.words[0]
     remembered = json.loads((tmp_path / "cache" / "fedbox" / "stack.json").read_text())
     assert [choice["stacked"] for choice in remembered.values()] == [True]
+
+
+def test_how_clients_run_is_told_once_and_noted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    caplog.set_level(logging.DEBUG, logger="fedbox.engine")
+    said = [Said(), Said(), Said(), Said()]
+    kinds: list[dict[str, Any]] = [{}, {}, {"train__optimizer": "adam", "train__lr": 0.01}, {"engine__stack": "off"}]
+    for number, (words, changes) in enumerate(zip(said, kinds, strict=True)):
+        run(tmp_path / str(number), **{"engine__stack": "auto", "rounds": 2, **changes}, callbacks=[words])
+    assert [len(words.words) for words in said] == [1, 0, 0, 0]  # tried here; remembered; by the rules; as asked
+    assert caplog.messages[0] == said[0].words[0]
+    assert "cannot be stacked (train.optimizer=adam" in caplog.messages[1]
+    assert len(caplog.messages) == 3
 
 
 def test_a_forced_stack_is_the_same_for_every_number_of_workers(tmp_path: Path, pool: Pool) -> None:
