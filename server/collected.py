@@ -27,6 +27,8 @@ class Collected:
     bytes_down: int = 0
     late: int = 0
     """Updates of earlier rounds that were used."""
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """By metric, the clients whose value was not finite, and so is in no mean."""
     visits: list[Visit] = field(default_factory=list)
     """When each client of the cohort had its turn."""
 
@@ -50,11 +52,16 @@ class Collected:
         return math.fsum(row[metric] * share for row, share in zip(rows, weights, strict=True)) / total
 
     def means(self) -> dict[str, float]:
-        """Give the mean of every metric that clients gave, weighted by their examples."""
+        """Give the mean of every metric that clients gave, weighted by their examples.
+
+        Beside these, where there are any: `late_updates`, and in `NAME_not_finite` how many clients are in no mean of a
+        metric.
+        """
         names = sorted({name for row in self.clients.values() for name in row} - {"examples"})
         means = {name: self.mean(name) for name in names}
         late = {"late_updates": float(self.late)} if self.late else {}
-        return {name: value for name, value in means.items() if value is not None} | late
+        lacking = {f"{name}_not_finite": float(len(self.left_out[name])) for name in sorted(self.left_out)}
+        return {name: value for name, value in means.items() if value is not None} | late | lacking
 
     def reasons(self, most: int = 5) -> str:
         """Give the first reasons in lines, each with the clients that have it, and how many failed beside these."""

@@ -17,7 +17,7 @@ from ..strategies.atomic import write_atomic
 from .checkpoint import CheckpointError
 
 Record = dict[str, Any]
-_LOWER_IS_BETTER = ("loss", "_std")
+_LOWER_IS_BETTER = ("loss", "_std", "_not_finite")
 _NEEDED = {"round", "phase", "metrics", "failures", "bytes_up", "bytes_down", "seconds"}
 """What a line of rounds.jsonl has at least, for a run to go on behind it."""
 FAILED = "failed"
@@ -27,7 +27,7 @@ WHOLE = ("completed", "stopped")
 
 
 def lower_is_better(metric: str) -> bool:
-    """Say whether a metric improves as it falls; losses and spreads do, also by domain or class."""
+    """Say whether a metric improves as it falls; losses, spreads, counts of what is missing do, also by domain or class."""
     return metric.partition(".")[0].partition("_by_")[0].endswith(_LOWER_IS_BETTER)
 
 

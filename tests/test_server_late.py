@@ -1,5 +1,6 @@
-"""Updates that come after their round: counted less, or not at all."""
+"""What is collected of a cohort: late updates count less, or not at all; figures that no mean can hold are counted."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -67,3 +68,26 @@ def test_a_late_update_counts_by_its_age(late: str, staleness: float, examples: 
     assert aged == ([] if examples is None else [("b", examples)])
     assert found.means().get("late_updates") == (None if examples is None else 1.0)
     assert set(grid.kept) == {late == "use"}
+
+
+class Answering(SlowGrid):
+    """Clients b and d cannot tell their loss; c has three times as many samples as the others."""
+
+    def stream(
+        self, messages: Iterable[Message], *, timeout: float | None = None, keep_late: bool = False
+    ) -> Iterator[Message]:
+        losses = {2: 1.0, 3: math.nan, 4: 3.0, 5: math.inf}
+        for message in messages:
+            node = message.metadata.dst_node_id
+            update = Update(WEIGHTS, 300 if node == 4 else 100, {"train_loss": losses[node], "other": 2.0})
+            yield Message(update_content(update), reply_to=message)
+
+
+@pytest.mark.parametrize(("clients", "lacking"), [("abcd", {"train_loss_not_finite": 2.0}), ("ac", {})])
+def test_a_mean_tells_how_many_clients_it_lacks(clients: str, lacking: dict[str, float]) -> None:
+    roster = NamedRoster({"a": 2, "b": 3, "c": 4, "d": 5})
+    collector = Collector(Answering(), roster, Half(), ClientsConfig())  # type: ignore[arg-type]
+    with identity(1):
+        found = collector.collect("train", 1, Ask(WEIGHTS), list(clients), lambda name, update: None)
+    # (1.0 * 100 + 3.0 * 300) / 400
+    assert found.means() == {"other": 2.0, "train_loss": 2.5} | lacking
