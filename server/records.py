@@ -27,7 +27,7 @@ WHOLE = ("completed", "stopped")
 
 
 def lower_is_better(metric: str) -> bool:
-    """Say whether a metric improves as it falls: losses, spreads, counts of what is missing; also by domain or class."""
+    """Say whether a metric improves as it falls: losses, spreads, counts of what is missing; by domain, too."""
     return metric.partition(".")[0].partition("_by_")[0].endswith(_LOWER_IS_BETTER)
 
 
