@@ -165,11 +165,6 @@ def rtdetr(
     """
     channels, height, width = shape
     _check_sides(height, width)
-    if max(height, width) == STRIDE:
-        raise ModelError(
-            f"rtdetr: images are {height}x{width}: a batch of one image has one value a channel, and so no "
-            "variance for BatchNorm. Choose larger images."
-        )
     _check_options(classes, queries, norm, pixels)
     frozen = (norm or ("frozen" if weights else "batch")) == "frozen"
     unit = (pixels or ("unit" if weights else "normalized")) == "unit"

@@ -272,7 +272,6 @@ def test_without_the_extra_it_tells_how_to_install_it(monkeypatch: pytest.Monkey
 def test_bad_options_are_told(weights: Path) -> None:
     for shape, options, words in (
         ((3, 100, 96), {}, "100x96; wanted sides that are multiples of 32"),
-        ((3, 32, 32), {"size": "tiny"}, "one value a channel.*Choose larger images"),
         (SHAPE, {"size": "r19"}, "Did you mean 'r18'"),
         (SHAPE, {"norm": "group"}, "norm is 'group'.*Allowed: frozen, batch"),
         (SHAPE, {"pixels": "bytes"}, "pixels is 'bytes'.*Allowed: normalized, unit"),
