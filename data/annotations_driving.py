@@ -104,7 +104,10 @@ def _bdd_pictures(
 ) -> list[Picture]:
     number = {name: index for index, name in enumerate(names)}
     pictures, seen = [], set()
-    for where, record in records(tree.json(path), "frames", tree.full(path)):
+    content = tree.json(path)
+    # Scalabel, with which BDD100K is labelled, writes the list into an object beside its own settings.
+    frames = content["frames"] if isinstance(content, dict) and "frames" in content else content
+    for where, record in records(frames, "frames", tree.full(path)):
         given = record.get("attributes")
         attributes = {} if given is None else plain(mapping(given, f"{where}: attributes"))
         if "weather" in attributes:

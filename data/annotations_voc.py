@@ -6,6 +6,7 @@ annotation beyond VOC's own (weather, town) are attributes.
 
 from collections.abc import Sequence
 from pathlib import Path
+from re import sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from .annotations import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
 _OWN_TAGS = ("folder", "filename", "path", "source", "owner", "size", "segmented", "object")
+_FLAGS = {"1": True, "true": True, "0": False, "false": False, "": False, "unspecified": False}
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -99,8 +101,9 @@ def _image_set(tree: Tree, part: str) -> list[str]:
         raise DataError(f"{tree.full(path)} does not exist; image sets are {', '.join(sets) or 'none'}")
     rows: dict[str, int] = {}
     for row, line in enumerate(tree.text(path).splitlines(), 1):
-        # A set for one class has a second column, 1 or -1; the first one is the name of the file.
-        for name in line.split()[:1]:
+        # A set for one class has a second column, 1, 0 or -1; names may hold spaces.
+        name = sub(r"\s+(1|0|-1)$", "", line.strip())
+        if name:
             if name in rows:
                 raise DataError(f"{tree.full(path)}, line {row}: {shown(name)} is in line {rows[name]} already")
             rows[name] = row
@@ -160,8 +163,10 @@ def _thing(element: "Element", where: str) -> _Thing:
     if not name or box is None:
         raise DataError(f"{where}: an object needs a name and a bndbox")
     x1, y1, x2, y2 = (_number(box, corner, where) for corner in _CORNERS)
-    difficult = (element.findtext("difficult") or "0").strip() == "1"
-    return _Thing(name, (x1 - 1, y1 - 1, x2, y2), difficult, where)
+    flag = (element.findtext("difficult") or "").strip()
+    if flag.lower() not in _FLAGS:
+        raise DataError(f"{where}: difficult must be 0, 1, true or false, got {shown(flag)}")
+    return _Thing(name, (x1 - 1, y1 - 1, x2, y2), _FLAGS[flag.lower()], where)
 
 
 def _number(element: "Element", tag: str, where: str) -> float:

@@ -2,12 +2,13 @@
 
 The path of a label file is that of its picture with the last folder `images` replaced by `labels`. A picture
 without a label file, or with an empty one, has no box. Lines with a polygon (class x1 y1 x2 y2 x3 y3 ...)
-become the box around it. Folders between the part's folder and a picture are the attribute "folder".
+become the box around it; of lines with key points, for which data.yaml has kpt_shape, the box counts. Folders
+between the part's folder and a picture are the attribute "folder".
 """
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from .annotations import (
     MEAN,
@@ -21,6 +22,7 @@ from .annotations import (
     Picture,
     TestLimit,
     chosen_classes,
+    extent,
     numbers,
     shown,
     word,
@@ -32,9 +34,17 @@ from .trees import Tree
 
 # Where the pictures of a part may lie, if no data.yaml says so.
 _PLACES = ("images/{}", "{}/images")
-# The label of each class by its number as label files have it, None for one that is left out.
-_Labels = dict[str, int | None]
 _NO_LABELS = ("classes.txt", "train.txt", "val.txt", "test.txt", "readme.txt")
+
+
+class _Lines(NamedTuple):
+    """How to read a line: the label of each class by its number, None for one left out; how many numbers of key points.
+
+    The numbers of classes are texts, as label files have them.
+    """
+
+    labels: dict[str, int | None]
+    points: int
 
 
 def read_yolo(
@@ -66,7 +76,9 @@ def read_yolo(
     known = list(names) if names is not None else _names(config, tree.full(data))
     chosen = chosen_classes(known, classes, tree.full(data) if names is None else "names")
     labels = {str(row): chosen.index(name) if name in chosen else None for row, name in enumerate(known)}
-    parts = [_pictures(tree, part, config, labels) for part in (train, test) if part is not None]
+    lines = _Lines(labels, _points(config, tree.full(data)))
+    given = {"train": train} if test is None else {"train": train, "test": test}
+    parts = [_pictures(tree, option, part, config, lines) for option, part in given.items()]
     pictures = parts[0], parts[1] if test is not None else []
     framed = Framing(size, min_side, bad_boxes, cache).parts(tree, *pictures, (limit, test_limit))
     return BoxSet("yolo", *framed, chosen, MEAN, STD)
@@ -90,21 +102,31 @@ def _names(config: dict[str, Any], where: str) -> list[str]:
     return [word(name, f"{where}: names[{row}]") for row, name in enumerate(names)]
 
 
-def _pictures(tree: Tree, part: str, config: dict[str, Any], labels: _Labels) -> list[Picture]:
+def _points(config: dict[str, Any], where: str) -> int:
+    """Return how many numbers of key points follow a box: kpt_shape is their number and that of values of each."""
+    shape = config.get("kpt_shape")
+    if shape is None:
+        return 0
+    points, values = extent(shape, f"{where}: kpt_shape")
+    return points * values
+
+
+def _pictures(tree: Tree, option: str, part: str, config: dict[str, Any], lines: _Lines) -> list[Picture]:
     places = config.get(part)
+    hint = f"name another part with data.options.{option}{', or data.options.test=null' if option == 'test' else ''}"
     if config and places is None:
-        raise DataError(f"{tree.place}: data.yaml has no part {part!r}; it has {', '.join(map(str, config))}")
+        raise DataError(f"{tree.place}: data.yaml has no part {part!r}; it has {', '.join(map(str, config))}; {hint}")
     if places is None:
         usual = [place.format(part) for place in _PLACES]
         places = [folder for folder in usual if tree.has_folder(folder)]
         if not places:
-            raise DataError(f"{tree.place} has neither of the folders {', '.join(usual)}")
+            raise DataError(f"{tree.place} has neither of the folders {', '.join(usual)}; {hint}")
     pictures: list[Picture] = []
     folders: list[str] = []
     for given in _each(places):
-        place = _below(tree, str(given))
+        place = _below(tree, str(given), _base(config))
         listed = place.endswith(".txt") and tree.has(place)
-        found = _listed(tree, place, labels) if listed else _found(tree, place, labels)
+        found = _listed(tree, place, lines) if listed else _found(tree, place, lines)
         if not found:
             raise DataError(f"{tree.full(place)} holds no pictures")
         pictures += found
@@ -119,34 +141,51 @@ def _each(places: object) -> list[object]:
     return places if isinstance(places, list) else [places]
 
 
-def _below(tree: Tree, place: str) -> str:
-    """Return a place of data.yaml as a path below the root: exporters write ../train/images for train/images."""
-    steps = [step for step in PurePosixPath(place.replace("\\", "/")).parts if step not in ("..", ".", "/")]
+def _base(config: dict[str, Any]) -> str:
+    """Return the folder from which the places of data.yaml count."""
+    base = config.get("path")
+    return "." if base is None else str(base)
+
+
+def _below(tree: Tree, place: str, base: str) -> str:
+    """Return a place, of data.yaml or of a list, as a path below the root.
+
+    It counts from the folder `base` or from the root: exporters also write ../train/images for train/images.
+    """
+    steps = _steps(PurePosixPath(base.replace("\\", "/")) / place.replace("\\", "/"))
     # An absolute path, or one that counts from a folder above, may repeat the way to the root.
     paths = ["/".join(steps[start:]) or "." for start in range(max(len(steps), 1))]
-    return next((path for path in paths if tree.has(path) or tree.has_folder(path)), paths[0])
+    own = "/".join(_steps(PurePosixPath(place.replace("\\", "/")))) or "."
+    return next((path for path in paths if tree.has(path) or tree.has_folder(path)), own)
 
 
-def _listed(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
-    """Return the pictures that a text file lists."""
+def _steps(path: PurePosixPath) -> list[str]:
+    return [step for step in path.parts if step not in ("..", ".", "/")]
+
+
+def _listed(tree: Tree, place: str, lines: _Lines) -> list[Picture]:
+    """Return the pictures that a text file lists, which count from its folder or from the root."""
+    base = str(PurePosixPath(place).parent)
     rows = [(row, line.strip()) for row, line in enumerate(tree.text(place).splitlines(), 1) if line.strip()]
-    return [_picture(tree, _below(tree, line), f"{tree.full(place)}, line {row}", labels, {}) for row, line in rows]
+    return [
+        _picture(tree, _below(tree, line, base), f"{tree.full(place)}, line {row}", lines, {}) for row, line in rows
+    ]
 
 
-def _found(tree: Tree, place: str, labels: _Labels) -> list[Picture]:
+def _found(tree: Tree, place: str, lines: _Lines) -> list[Picture]:
     """Return the pictures below a folder."""
     pictures = []
     for file in tree.below(place):
         folder = PurePosixPath(file).relative_to(place).parent.as_posix()
         attributes = {"folder": folder} if folder != "." else {}
-        pictures.append(_picture(tree, file, tree.full(place), labels, attributes))
+        pictures.append(_picture(tree, file, tree.full(place), lines, attributes))
     return pictures
 
 
-def _picture(tree: Tree, path: str, where: str, labels: _Labels, attributes: dict[str, str]) -> Picture:
+def _picture(tree: Tree, path: str, where: str, lines: _Lines, attributes: dict[str, str]) -> Picture:
     label = _label_file(path)
     annotated = tree.has(label)
-    marks = _marks(tree, label, labels) if annotated else []
+    marks = _marks(tree, label, lines) if annotated else []
     return Picture(path, where, marks, attributes, shares=True, annotated=annotated)
 
 
@@ -185,7 +224,7 @@ def _check_owners(tree: Tree, folder: str, config: dict[str, Any]) -> None:
     labels = str(PurePosixPath(_label_file(f"{folder}/x.png")).parent)
     # Lists of pictures may lie beside label files.
     named = [str(place) for places in config.values() for place in _each(places)]
-    lists = {_below(tree, place) for place in named if place.endswith(".txt")}
+    lists = {_below(tree, place, _base(config)) for place in named if place.endswith(".txt")}
     files = [
         file
         for file in tree.below(labels, (".txt",))
@@ -199,8 +238,8 @@ def _check_owners(tree: Tree, folder: str, config: dict[str, Any]) -> None:
         )
 
 
-def _marks(tree: Tree, path: str, labels: _Labels) -> list[Mark]:
-    marks = []
+def _marks(tree: Tree, path: str, lines: _Lines) -> list[Mark]:
+    marks, labels = [], lines.labels
     for row, line in enumerate(tree.text(path).splitlines(), 1):
         where = f"{tree.full(path)}, line {row}"
         words = line.split()
@@ -209,7 +248,10 @@ def _marks(tree: Tree, path: str, labels: _Labels) -> list[Mark]:
         if words[0] not in labels:
             raise DataError(f"{where}: unknown class {shown(words[0])}; classes are numbered 0..{len(labels) - 1}")
         label = labels[words[0]]
-        corners = _corners(numbers(words[1:], len(words) - 1, where), where)
+        values = numbers(words[1:], len(words) - 1, where)
+        if lines.points and len(values) == 4 + lines.points:
+            values = values[:4]
+        corners = _corners(values, where)
         if label is not None:
             marks.append(Mark(corners, label, where))
     return marks

@@ -19,6 +19,15 @@ Turn = Callable[[tuple[int, int], tuple[int, int]], bool]
 
 _DEEP_MODES = ("I", "F")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
+_TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 
 
 def opened(raw: bytes, name: str, channels: int | None, turn: Turn = lambda stored, upright: True) -> "Image":
@@ -27,15 +36,19 @@ def opened(raw: bytes, name: str, channels: int | None, turn: Turn = lambda stor
     channels: 1 (grey), 3 (colour) or None for what the picture has. `name` says in an error which picture it was.
     turn: given (width, height) as stored and upright, says whether to turn. Raises DataError if it does not decode.
     """
-    from PIL import ExifTags, Image, ImageOps
+    from PIL import ExifTags, Image
 
     try:
-        with Image.open(io.BytesIO(raw)) as picture:
-            picture.load()
-            sideways = picture.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-            if turn(picture.size, picture.size[::-1] if sideways else picture.size):
-                ImageOps.exif_transpose(picture, in_place=True)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(io.BytesIO(raw)) as file:
+            file.load()
+            picture: Image.Image = file
+            orientation = picture.getexif().get(ExifTags.Base.Orientation)
+            upright = picture.size[::-1] if orientation in _SIDEWAYS else picture.size
+            # Not by Pillow's exif_transpose, which also writes the EXIF data anew and fails where they are odd.
+            if orientation in _TURNS and turn(picture.size, upright):
+                picture = picture.transpose(Image.Transpose[_TURNS[orientation]])
+    # What a damaged file raises depends on its format and on where the damage lies: struct.error in EXIF data...
+    except Exception as error:
         raise DataError(f"{name} does not decode as a picture: {error}") from error
     if picture.mode.startswith(_DEEP_MODES):
         raise DataError(f"{name} has more than 8 bits a value (mode {picture.mode}); convert it to 8 bits first")

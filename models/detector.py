@@ -105,6 +105,11 @@ def detector(
         raise ModelError(f"detector: classes is {classes!r}; wanted a whole number of at least 1.")
     channels, height, width = shape
     _check_sides(height, width)
+    if norm == "batch" and max(height, width) == STRIDES[-1]:
+        raise ModelError(
+            f"detector: norm is 'batch' and images are {height}x{width}: a batch of one image has one value a channel, "
+            "and so no variance. Choose norm=group or larger images."
+        )
     model = Detector(channels, classes, SIZES[size], norm)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

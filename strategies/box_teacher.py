@@ -158,10 +158,17 @@ class Quality:
                 self._truth.append((part.boxes.cpu(), part.labels.cpu()))
 
     def metrics(self) -> Metrics:
-        """Give the pseudo-labels an image and, where the truth of any is known, precision and recall at IoU 0.5."""
+        """Give the pseudo-labels an image and, where the truth of any is known, precision and recall at IoU 0.5.
+
+        Without a pseudo-label there is no precision, without a true box no recall: a client that has none would lift
+        the mean of all.
+        """
         metrics: Metrics = {}
-        if self._found:
-            metrics["pseudo_precision"], metrics["pseudo_recall"] = match_quality(self._found, self._truth)
+        quality = match_quality(self._found, self._truth)
+        if any(len(boxes) for boxes, _, _ in self._found):
+            metrics["pseudo_precision"] = quality.precision
+        if any(len(boxes) for boxes, _ in self._truth):
+            metrics["pseudo_recall"] = quality.recall
         if self._images:
             metrics["pseudo_per_image"] = self._labels / self._images
         return metrics

@@ -1,6 +1,7 @@
 """Small data sets in each real format, written as their publishers write them."""
 
 import inspect
+import json
 from pathlib import Path
 
 import numpy as np
@@ -264,6 +265,26 @@ def test_voc_faults_name_file_and_line(tmp_path, text, message):
         read_voc(tmp_path)
 
 
+def test_voc_names_may_hold_spaces(tmp_path):
+    make_voc(tmp_path)
+    for folder, suffix in (("Annotations", "xml"), ("JPEGImages", "jpg")):
+        (tmp_path / folder / f"000005.{suffix}").rename(tmp_path / folder / f"my car 1.5.{suffix}")
+    for line in ("my car 1.5", " my car 1.5  -1 "):
+        write(tmp_path / "ImageSets" / "Main" / "train.txt", f"{line}\n\n")
+        assert read_voc(tmp_path, size=SIZE).train.names.tolist() == ["JPEGImages/my car 1.5.jpg"]
+
+
+def test_voc_flags_are_words_too(tmp_path):
+    make_voc(tmp_path)
+    path = tmp_path / "Annotations" / "000005.xml"
+    whole = path.read_text()
+    write(path, whole.replace("<difficult>1<", "<difficult>True<"))
+    assert read_voc(tmp_path, size=SIZE).train.ignored is not None
+    write(path, whole.replace("<difficult>1<", "<difficult>2<"))
+    with pytest.raises(DataError, match=r"000005.xml, line 11: difficult must be 0, 1, true or false, got '2'"):
+        read_voc(tmp_path)
+
+
 def test_a_voc_set_without_objects_is_told(tmp_path):
     make_voc(tmp_path)
     write(tmp_path / "ImageSets" / "Main" / "train.txt", "")
@@ -293,6 +314,14 @@ def test_bdd100k_knows_both_releases_and_chooses_weathers(tmp_path):
     for part in ("train", "val"):
         old = tmp_path / "labels" / "det_20" / f"det_{part}.json"
         old.rename(tmp_path / "labels" / f"bdd100k_labels_images_{part}.json")
+    assert len(read_bdd100k(tmp_path, size=SIZE).train.boxes) == 2
+
+
+def test_bdd100k_reads_the_frames_of_scalabel(tmp_path):
+    make_bdd(tmp_path)
+    for part in ("train", "val"):
+        path = tmp_path / "labels" / "det_20" / f"det_{part}.json"
+        write(path, {"config": {"categories": []}, "frames": json.loads(path.read_text())})
     assert len(read_bdd100k(tmp_path, size=SIZE).train.boxes) == 2
 
 

@@ -33,6 +33,44 @@ def test_yolo_reads_the_other_layout(tmp_path):
     np.testing.assert_allclose(read_yolo(tmp_path, size=SIZE).test.boxes, [MOVED], atol=1e-5)
 
 
+def test_yolo_places_count_from_the_path_of_data_yaml(tmp_path):
+    """Ultralytics' own files lie beside the folder that their `path` names."""
+    make_yolo(tmp_path / "coco8")
+    (tmp_path / "coco8" / "data.yaml").unlink()
+    head = "path: coco8\nnames: [person, car]\n"
+    write(tmp_path / "data.yaml", f"{head}train: images/train\nval: images/val\n")
+    assert read_yolo(tmp_path, size=SIZE).train.names.tolist() == ["coco8/images/train/rainy/a.png"]
+    write(tmp_path / "coco8" / "train.txt", "./images/train/rainy/a.png\n")
+    write(tmp_path / "data.yaml", f"{head}train: train.txt\nval: [images/val]\n")
+    data = read_yolo(tmp_path, size=SIZE)
+    assert data.train.names.tolist() == ["coco8/images/train/rainy/a.png"]
+    np.testing.assert_allclose(data.train.boxes, [MOVED], atol=1e-4)
+
+
+def test_yolo_key_points_are_not_taken_for_polygons(tmp_path):
+    make_yolo(tmp_path)
+    label = tmp_path / "labels" / "train" / "rainy" / "a.txt"
+    write(label, f"{label.read_text().strip()} 0 0 0.9 0.9\n")
+    config = (tmp_path / "data.yaml").read_text()
+    write(tmp_path / "data.yaml", f"{config}kpt_shape: [2, 2]\n")
+    np.testing.assert_allclose(read_yolo(tmp_path, size=SIZE).train.boxes, [MOVED], atol=1e-4)
+    # Visibility, 2 where a point is seen, is no share of a side.
+    write(label, f"{label.read_text().strip().removesuffix(' 0 0 0.9 0.9')} 0 0 0 0.9 0.9 2\n")
+    write(tmp_path / "data.yaml", f"{config}kpt_shape: [2, 3]\n")
+    np.testing.assert_allclose(read_yolo(tmp_path, size=SIZE).train.boxes, [MOVED], atol=1e-4)
+    write(tmp_path / "data.yaml", f"{config}kpt_shape: 17\n")
+    with pytest.raises(DataError, match=r"data.yaml: kpt_shape: 2 numbers are needed, got 17"):
+        read_yolo(tmp_path, size=SIZE)
+
+
+def test_yolo_tells_how_to_do_without_a_test_part(tmp_path):
+    make_yolo(tmp_path)
+    with pytest.raises(DataError, match=r"no part 'valid'; .*data.options.test, or data.options.test=null"):
+        read_yolo(tmp_path, test="valid")
+    with pytest.raises(DataError, match=r"images/valid, valid/images; .*, or data.options.test=null"):
+        read_yolo(tmp_path, test="valid", names=("person", "car"))
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

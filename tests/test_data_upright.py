@@ -1,15 +1,17 @@
 """Pictures that were taken sideways: boxes lie on what they mark, however the EXIF data turn the picture."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 from trees_for_tests import BOX, HEIGHT, WIDTH, coco_file, make_coco, make_soda, make_yolo, write
 
 from fedbox.data import DataError
 from fedbox.data.annotations_coco import read_coco, read_soda10m
 from fedbox.data.annotations_yolo import read_yolo
+from fedbox.data.pictures import opened
 
 
 def turned_picture(path: Path, orientation: int) -> None:
@@ -76,3 +78,24 @@ def test_pictures_without_annotations_are_turned(tmp_path: Path) -> None:
     turned_picture(folder / "bare.png", 6)
     marked, bare = read_yolo(tmp_path / "yolo", size=96).train.images
     assert (bright(marked), bright(bare)) == ([24, 36, 60, 60], [36, 24, 60, 60])
+
+
+def test_odd_exif_data_do_not_matter(tmp_path: Path) -> None:
+    """A text where a number belongs, as some cameras write: Pillow's own turning fails on it."""
+    entries = struct.pack(">HHI4s", ExifTags.Base.ImageWidth, 2, 3, b"ab\0\0")
+    entries += struct.pack(">HHIHH", ExifTags.Base.Orientation, 3, 1, 6, 0)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 2) + entries + bytes(4)
+    image = Image.new("RGB", (WIDTH, HEIGHT))
+    path = tmp_path / "a.jpg"
+    image.save(path, exif=exif)
+    with Image.open(path) as stored, pytest.raises(struct.error):
+        ImageOps.exif_transpose(stored)
+    assert opened(path.read_bytes(), "a.jpg", 3).size == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("orientation", range(9))
+def test_pictures_are_turned_as_pillow_turns_them(tmp_path: Path, orientation: int) -> None:
+    turned_picture(tmp_path / "a.png", orientation)
+    with Image.open(tmp_path / "a.png") as stored:
+        wanted = np.asarray(ImageOps.exif_transpose(stored))
+    np.testing.assert_array_equal(np.asarray(opened((tmp_path / "a.png").read_bytes(), "a", 3)), wanted)

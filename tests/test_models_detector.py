@@ -211,6 +211,7 @@ def test_bad_options_are_told() -> None:
         (((3, 0, 96), 3), "0x96"),
         ((SHAPE, 0), "classes is 0"),
         ((SHAPE, 3, "nan"), "Did you mean 'nano'"),
+        (((3, 32, 32), 3, "nano", "batch"), "one value a channel.*Choose norm=group"),
         ((SHAPE, 3, "nano", "layer"), "norm is 'layer'.*Allowed: group, batch"),
     ):
         with pytest.raises(ModelError, match=words):

@@ -135,6 +135,20 @@ def test_quality_counts_what_is_right() -> None:
     assert quality.metrics() == {"pseudo_precision": 0.5, "pseudo_recall": 0.5, "pseudo_per_image": 2.0}
 
 
+def test_quality_is_silent_where_nothing_was_labelled_or_nothing_is_there() -> None:
+    from fedbox.data.box_views import Targets
+
+    none, box = torch.zeros(0, 4), torch.tensor([[0.0, 0, 10, 10]])
+    label, score = torch.tensor([0]), torch.tensor([0.9])
+    nothing = Targets.of([(none, label[:0])])
+    quality = Quality()
+    quality.add([Detections(none, score[:0], label[:0], score[:0])], Targets.of([(box, label)]), 0.5, [True])
+    assert quality.metrics() == {"pseudo_recall": 0.0, "pseudo_per_image": 0.0}
+    quality = Quality()
+    quality.add([Detections(box, score, label, score)], nothing, 0.5, [True])
+    assert quality.metrics() == {"pseudo_precision": 0.0, "pseudo_per_image": 1.0}
+
+
 def test_steps_follow_the_configuration() -> None:
     assert site_of(**{"train.epochs": 3}).steps(12) == 6
     assert site_of(**{"train.steps": 5}).steps(12) == 5
