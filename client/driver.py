@@ -1,5 +1,6 @@
 """Run a ClientApp on a message, whatever it does: an exception becomes an error reply that names it."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from ..strategies.registry import PluginError
 App = Callable[[Message, Context], Message]
 _LIBRARIES = {"fedbox", "flwr", "kornia", "numpy", "torch", "torchvision", "transformers", *sys.stdlib_module_names}
 """Packages in which a client's mistake may come to light, but is not made."""
-NO_MEMORY = (MemoryError, torch.OutOfMemoryError)
-"""What is raised for lack of memory: not a client's fault, so it may be tried again beside fewer."""
+_SHORT = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+"""What torch's RuntimeErrors say for lack of memory: its allocator on a CPU, CUDA itself, cuBLAS and cuDNN."""
 
 
 def context_for(node_id: int, client: str, run_config: dict[str, bool | float | int | str]) -> Context:
@@ -34,8 +35,17 @@ def drive(app: App, message: Message, context: Context) -> Message:
     try:
         return app(message, context)
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
-        code = OUT_OF_MEMORY if isinstance(error, NO_MEMORY) else RAISED
+        code = OUT_OF_MEMORY if lacks_memory(error) else RAISED
         return Message(Error(code, reason_of(error)), reply_to=message)
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Say whether it was raised for lack of memory: not a client's fault, so it may be tried again beside fewer."""
+    if isinstance(error, OSError):  # a file that cannot be mapped
+        return error.errno == errno.ENOMEM
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in _text(error) for words in _SHORT)
 
 
 def reason_of(error: BaseException) -> str:
@@ -46,8 +56,11 @@ def reason_of(error: BaseException) -> str:
     place = f" ({Path(frame.f_code.co_filename).name}, line {line})"
     if not own and isinstance(error, PluginError):  # the place is where that was found out; the text names the method
         place = ""
+    return sayable(f"{type(error).__name__}: {_text(error)}{place}")
+
+
+def _text(error: BaseException) -> str:
     try:
-        text = str(error)
+        return str(error)
     except Exception as another:  # a class of the client's own that cannot even be told
-        text = f"its text cannot be had, for that raised {type(another).__name__}"
-    return sayable(f"{type(error).__name__}: {text}{place}")
+        return f"its text cannot be had, for that raised {type(another).__name__}"

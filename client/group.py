@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ..models.stacked import StackError
 from ..strategies.partial import Partial
-from .driver import NO_MEMORY, reason_of
+from .driver import lacks_memory, reason_of
 from .workspace import Visit, Workspace
 
 
@@ -24,9 +24,9 @@ def run_group(workspace: Workspace, visits: Sequence[Visit], expects: Sequence[s
         began = time.monotonic() - start
         try:
             partial.add(visit.client, workspace.train(visit), began, time.monotonic() - start)
-        except NO_MEMORY:  # the group is tried again as a whole
-            raise
         except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
+            if lacks_memory(error):  # the group is tried again as a whole
+                raise
             partial.fail(visit.client, "raised", reason_of(error), began, time.monotonic() - start)
     return partial
 

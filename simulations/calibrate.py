@@ -185,8 +185,12 @@ def _rests(federation: Federation) -> list[int]:
     return sorted({len(federation.roles(name).labelled) % size for name in names} - {0})
 
 
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+def _cache() -> Path | None:
+    """Give the file, None for a user without a home."""
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        return None
     return Path(base) / "fedbox" / "stack.json"
 
 
@@ -214,15 +218,19 @@ def _processor() -> str:
     return name
 
 
-def _recall(file: Path, key: str) -> Choice | None:
+def _recall(file: Path | None, key: str) -> Choice | None:
     try:
-        return Choice(**json.loads(file.read_text(encoding="utf-8"))[key])
+        found = None if file is None else Choice(**json.loads(file.read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing there, or nothing that can be read: it is found out once more
+    known = found is not None and isinstance(found.stacked, bool) and isinstance(found.why, str) and found.size == 0
+    return found if known else None
 
 
-def _remember(file: Path, key: str, choice: Choice) -> None:
+def _remember(file: Path | None, key: str, choice: Choice) -> None:
     """Add a choice to the file; a folder that cannot be written costs the next run a trial."""
+    if file is None:
+        return
     try:
         known = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,21 +1,18 @@
 """The worker processes of a pool: how many there are, what they are set up for, who takes the place of whom."""
 
 import contextlib
-import logging
-import time
 
 from ..strategies.federation import Federation
 from .processes import WorkerProcess, start_worker
 from .protocol import Setup
+from .retries import Retries
 from .schedule import Schedule
 from .shared import Block
 from .sharing import share
 from .workers import WorkerError
 
 SLABS = 2  # a reply may be read while the next client already runs
-ATTEMPTS = 2  # at a client, and at a worker that ends before it is ready
-
-log = logging.getLogger(__name__)
+ATTEMPTS = 2  # at a worker that ends before it is ready
 
 
 class Crew:
@@ -24,7 +21,8 @@ class Crew:
     def __init__(self, workers: int) -> None:
         self._data, self._broadcast = Block(), Block()
         self._setup: Setup | None = None
-        self._peak_mb, self._shrunk = 0.0, 0.0
+        self._peak_mb = 0.0
+        self.retries = Retries()
         self._lost = 0  # workers in a row that ended before they were ready
         self.workers = self._wanted = workers
         self._workers: list[WorkerProcess] = []
@@ -89,17 +87,13 @@ class Crew:
         while waiting := [worker for worker in self._workers if not worker.ready]:
             self._await_ready(waiting[0])
 
-    def _halve(self, first: WorkerProcess, client: str) -> None:
+    def _halve(self, first: WorkerProcess, client: str, sent: float) -> None:
         """Retire half of the workers, `first` and idle ones before others; those that run a client end it."""
         active = [worker for worker in self._workers if not worker.retired]
-        if len(active) < 2:
-            return
-        self.workers, self._shrunk = len(active) // 2, time.monotonic()
-        log.warning(
-            "out of memory while %s ran: going on with %d worker(s) in place of %d", client, self.workers, len(active)
-        )
         ranked = sorted(active, key=lambda worker: (worker is not first, len(worker.jobs)))
-        for worker in ranked[: len(active) - self.workers]:
+        gone = self.retries.half(client, sent, ranked)
+        self.workers = len(active) - len(gone)
+        for worker in gone:
             worker.retired = True
             if worker is not first and not worker.jobs:
                 self._dismiss(worker)

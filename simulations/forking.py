@@ -171,6 +171,7 @@ NURSERY = Nursery()
 @atexit.register
 def _leave() -> None:
     with contextlib.suppress(KeyboardInterrupt):  # the command has told its end already
+        NURSERY.dismiss()  # a command that failed at once does not wait until it has imported torch
         NURSERY.end()
 
 

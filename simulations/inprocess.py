@@ -1,5 +1,6 @@
 """A Flower Grid that drives the unmodified ClientApp: here, in a pool of workers, or in the actors of a Ray cluster."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -14,7 +15,10 @@ from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, Span, StreamGrid
 from ..strategies.partial import GROUP
 from .cutting import Cutter
+from .retries import lacked_memory
 from .workers import Workers
+
+log = logging.getLogger(__name__)
 
 
 class PopulationRoster:
@@ -86,6 +90,9 @@ class InProcessGrid(StreamGrid):
             context = context_for(message.metadata.dst_node_id, client, self._run_config)
             began = time.monotonic()
             reply = drive(self._app, message, context)
+            if lacked_memory(reply):  # what it held is free again, and it may have lacked it for another program's sake
+                log.warning("out of memory while %s ran: running it once more", client)
+                reply = drive(self._app, message, context)
             self._spans.append(Span(client, "1", began, time.monotonic()))
             yield reply
 

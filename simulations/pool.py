@@ -1,7 +1,7 @@
 """A pool of worker processes with one queue: whoever is free takes the next client.
 
-Out of memory (a client raises MemoryError or torch.OutOfMemoryError, or its worker is killed): half of the workers go,
-and the client is tried once more beside the others.
+Out of memory (`driver.lacks_memory`, or a client's worker is killed): half of the workers go, and the client is tried
+once more beside the others.
 """
 
 import contextlib
@@ -12,13 +12,14 @@ from collections.abc import Iterable, Iterator
 from multiprocessing.connection import wait
 from multiprocessing.reduction import ForkingPickler
 
-from ..strategies.base import LOST, OUT_OF_MEMORY, ArrayRecord, Error, Message
+from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
-from .crew import ATTEMPTS, SLABS, Crew
+from .crew import SLABS, Crew
 from .packing import layout_of, unpack, write_arrays
 from .processes import Job, WorkerProcess
 from .protocol import Done, Task
+from .retries import Retries, lacked_memory
 
 _AHEAD = 2**15  # bytes of a task that a pipe surely takes in one go, though nobody reads from it
 
@@ -29,13 +30,12 @@ class Pool(Crew):
     def __init__(self, workers: int) -> None:
         self._record: ArrayRecord | None = None
         self._version = self._record_size = self._numbers = 0
-        self._hopeless = set[str]()
         self.spans: list[Span] = []
         super().__init__(workers)
 
     def setup(self, federation: Federation, config_json: str, folder: str) -> None:
         """Give every worker the configuration and the data. Raises WorkerError, or what a worker's setup raised."""
-        self._hopeless = set()
+        self.retries = Retries()
         super().setup(federation, config_json, folder)
 
     def stream(self, tasks: Iterable[tuple[str, Message]], deadline: float | None) -> Iterator[Message]:
@@ -131,8 +131,7 @@ class Pool(Crew):
         job = worker.jobs.popleft()
         worker.rss_mb, place = done.rss_mb, str(self._workers.index(worker) + 1)
         reply = unpack(done.packed, worker.slabs[done.slab])
-        short = reply.has_error() and reply.error.code == OUT_OF_MEMORY
-        again = short and self._try_again(worker, job, short=True)
+        again = lacked_memory(reply) and self._try_again(worker, job, short=True)
         if worker.retired and not worker.jobs:
             self._dismiss(worker)
         if again:
@@ -158,15 +157,10 @@ class Pool(Crew):
         yield Message(Error(LOST, reason), reply_to=running.message)
 
     def _try_again(self, worker: WorkerProcess, job: Job, short: bool) -> bool:
-        """Say whether a client that failed with its worker is to be run once more; halve the workers if `short`.
-
-        They stay as many where the client ran beside more of them than there are now, and where it failed before,
-        however few there were.
-        """
+        """Say whether a client that failed with its worker is to be run once more; halve the workers if `short`."""
         job.attempts += 1
-        if job.attempts >= ATTEMPTS:
-            self._hopeless.add(job.client)
+        if not self.retries.again(job.client, job.attempts):
             return False
-        if short and job.client not in self._hopeless and job.sent >= self._shrunk:
-            self._halve(worker, job.client)
+        if short:
+            self._halve(worker, job.client, job.sent)
         return True

@@ -24,12 +24,12 @@ from .forking import module_path
 from .packing import Layout, layout_of, unpack, write_arrays
 from .ray_cluster import connect
 from .resident import MARK, Resident
+from .retries import Retries, lacked_memory
 from .schedule import Schedule
 from .shared import LocalBlock
 from .sharing import share
 from .workers import WorkerError
 
-_ATTEMPTS = 2
 _STARTS = 3  # attempts to replace an actor, one after the other, none of which gets ready
 _PLACED = 120.0  # seconds that a cluster has to start an actor, imports included
 
@@ -50,6 +50,7 @@ class _Actor:
     rss_mb: float = 0.0
     began: float = 0.0  # when the job was sent: the clocks of two nodes differ, so both ends are taken here
     starts: int = 1  # how often this place in the pool was filled since an actor was ready there
+    retired: bool = False  # goes when it has no client
 
 
 class RayPool:
@@ -65,6 +66,7 @@ class RayPool:
         self._data: Any = None
         self._version, self._peak_mb = 0, 0.0
         self._mark: Path | None = None
+        self.retries = Retries()
         self._arguments: tuple[Any, ...] = ()
         connect(config, workers)
         with ExitStack() as stack:
@@ -141,7 +143,7 @@ class RayPool:
         try:
             while True:
                 for actor in self._actors:
-                    if actor.ready and actor.job is None and (job := _next(again, source)):
+                    if actor.ready and not actor.retired and actor.job is None and (job := _next(again, source)):
                         self._send(actor, job)
                 busy = [actor for actor in self._actors if actor.job or not actor.ready]
                 if not any(actor.job for actor in busy) and len(busy) < len(self._actors):
@@ -185,7 +187,7 @@ class RayPool:
         write_arrays(record, block.room(max(sum(size for *_, size in self._layout), 1)), 0)
         self._record, self._data, self._version = record, ray.put(block.data), self._version + 1
 
-    def _take(self, actor: _Actor, again: deque[_Job]) -> Iterator[Message]:
+    def _take(self, actor: _Actor, queue: deque[_Job]) -> Iterator[Message]:
         if not actor.ready:
             self._admit(actor)
             return
@@ -194,17 +196,47 @@ class RayPool:
         try:
             packed, data, actor.rss_mb = ray.get(actor.waits_for)
         except ray.exceptions.RayError as error:
-            job.attempts += 1
+            again = self._try_again(actor, job, isinstance(error, ray.exceptions.OutOfMemoryError))
             self._replace(actor)
-            if job.attempts < _ATTEMPTS:
-                again.append(job)
-                return
             reason = f"the actor died twice while it ran {job.client}: {_cause(error)}"
-            yield Message(Error(LOST, reason), reply_to=job.message)
-            return
-        actor.job = None
-        self.spans.append(Span(job.client, str(self._actors.index(actor) + 1), actor.began, time.monotonic()))
-        yield unpack(packed, LocalBlock(data))
+            reply = Message(Error(LOST, reason), reply_to=job.message)
+        else:
+            actor.job = None
+            reply, place = unpack(packed, LocalBlock(data)), str(self._actors.index(actor) + 1)
+            again = lacked_memory(reply) and self._try_again(actor, job, short=True)
+            if not again:
+                self.spans.append(Span(job.client, place, actor.began, time.monotonic()))
+            if actor.retired:
+                self._dismiss(actor)
+        if again:
+            queue.append(job)
+        else:
+            yield reply
+
+    def _try_again(self, actor: _Actor, job: _Job, short: bool) -> bool:
+        """Say whether a client that failed with its actor is to be run once more; halve the actors if `short`."""
+        job.attempts += 1
+        if not self.retries.again(job.client, job.attempts):
+            return False
+        if short:
+            self._halve(actor, job.client)
+        return True
+
+    def _halve(self, first: _Actor, client: str) -> None:
+        """Retire half of the actors, `first` and idle ones before others; those that run a client end it."""
+        active = [actor for actor in self._actors if not actor.retired]
+        ranked = sorted(active, key=lambda actor: (actor is not first, actor.job is not None, actor.ready))
+        gone = self.retries.half(client, first.began, ranked)
+        self.workers = len(active) - len(gone)
+        for actor in gone:
+            actor.retired = True
+            if actor is not first and actor.job is None:
+                self._dismiss(actor)
+
+    def _dismiss(self, actor: _Actor) -> None:
+        self._peak_mb += actor.rss_mb
+        ray.kill(actor.handle)
+        self._actors.remove(actor)
 
     def _admit(self, actor: _Actor) -> None:
         """Take in an actor whose start is over. Raises WorkerError when the last of several starts failed as well."""
@@ -216,6 +248,9 @@ class RayPool:
             self._replace(actor)
 
     def _replace(self, actor: _Actor) -> None:
+        if actor.retired:
+            self._dismiss(actor)
+            return
         self._peak_mb += actor.rss_mb
         ray.kill(actor.handle)
         new = self._start()

@@ -97,7 +97,7 @@ class TroubleClient(ClientHalf[TroubleSettings]):
             return _kill(update)
         if wish.kind == "memory-once":
             Path(wish.file).unlink()
-            raise torch.OutOfMemoryError("tried to allocate too much")
+            torch.empty(2**50)  # torch itself raises: more than any machine has
         if wish.kind == "kill-node":  # the file names the process of the node that is to go: the parent of its workers
             if int(Path(wish.file).read_text()) == os.getppid():
                 Path(wish.file).unlink()

@@ -161,3 +161,13 @@ def test_nothing_is_left_of_it_when_its_process_ends(end: str) -> None:
     assert done.returncode in (3, -signal.SIGKILL)
     assert len(done.stdout.split()) == 2
     assert until(lambda: not descendants(marker))
+
+
+def test_a_process_that_ends_at_once_does_not_wait_for_a_nursery_that_nobody_asked() -> None:
+    code = (
+        "import os, signal\n"
+        "from fedbox.simulations.forking import NURSERY\n"
+        "NURSERY.begin()\n"
+        "os.kill(NURSERY._process.pid, signal.SIGSTOP)\n"  # as long in coming up as can be
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=environment(), timeout=60, check=False).returncode == 0

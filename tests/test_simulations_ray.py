@@ -45,12 +45,16 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return run_trouble(tmp_path_factory.mktemp("here") / "run", "none")
 
 
-def test_the_same_model_and_a_killed_actor_is_replaced(tmp_path: Path, here: Any) -> None:
+@pytest.mark.parametrize(("kind", "left"), [("kill-once", 2), ("memory-once", 1)])
+def test_the_same_model_where_an_actor_is_killed_or_lacks_memory(
+    tmp_path: Path, here: Any, kind: str, left: int
+) -> None:
     file = tmp_path / "armed"
     file.touch()
     wish = {"file": str(file)}
-    there = run_trouble(tmp_path / "ray", "kill-once", "client-2", wish=wish, engine__kind="ray", engine__workers=2)
-    assert not file.exists()  # the actor was killed
+    there = run_trouble(tmp_path / "ray", kind, "client-2", wish=wish, engine__kind="ray", engine__workers=2)
+    assert not file.exists()
+    assert there.summary["workers"] == left  # a killed one is replaced; half of them go where memory is short
     assert there.summary["model_sha256"] == here.summary["model_sha256"]
     assert lines(there.folder) == lines(here.folder)
 

@@ -54,6 +54,22 @@ def test_a_run_on_two_workers_begins_with_the_largest_clients(tmp_path: Path, po
     assert min(sizes.values()) == sizes[began[-1]] < max(sizes.values())
 
 
+@pytest.mark.parametrize("changes", [{}, {"clients__timeout": 1000.0}], ids=["in a group", "by itself"])
+def test_a_client_without_memory_is_run_once_more_where_there_is_one_worker(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    switch = tmp_path / "switch"
+    switch.touch()
+    wish: dict[str, Any] = {"kind": "memory-once", "clients": ["client-3"], "rounds": [2], "file": str(switch)}
+    settings = {"plugins_for_tests": wish}
+    once = run(tmp_path / "once", strategy="plugins_for_tests:trouble", settings=settings, **changes)
+    assert not switch.exists()
+    assert once.summary["failures"] == 0
+    whole = run(tmp_path / "whole")
+    assert once.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert lines(once.folder) == lines(whole.folder)
+
+
 def test_a_client_without_memory_is_tried_beside_half_of_the_workers(
     tmp_path: Path, pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -73,6 +73,28 @@ def test_stacked_clients_end_where_they_end_alone(model: str, dtype: torch.dtype
             np.testing.assert_allclose(stacked.weights[name], value, rtol=0, atol=tolerance)
 
 
+def test_a_choice_that_cannot_be_read_or_kept_is_made_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    file, choice = calibrate._cache(), calibrate.Choice(True, "faster")
+    assert file is not None
+    for text in ("", "{", "[1]", "\x00", '{"key": null}', '{"key": {"stacked": "yes", "why": 3, "size": "x"}}'):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+        assert calibrate._recall(file, "key") is None
+        calibrate._remember(file, "key", choice)
+        assert calibrate._recall(file, "key") == choice
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", _nowhere)
+    calibrate._remember(calibrate._cache(), "key", choice)
+    assert calibrate._recall(calibrate._cache(), "key") is None
+
+
+def _nowhere() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 def test_what_cannot_be_stacked_is_refused_and_named() -> None:
     batch_norm = FlatModel(build_model("resnet", shape=(1, 8, 8), classes=10, seed=0, options={"norm": "batch"}))
     with pytest.raises(StackError, match=r"BatchNorm2d \(backbone.norm\)"):

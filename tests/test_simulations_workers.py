@@ -1,5 +1,6 @@
 """Workers that die, hang or are slow; the memory that they share with the pool; the messages that pass through it."""
 
+import errno
 import os
 import pickle
 import signal
@@ -11,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 from plugins_for_tests import environment, lines, run, run_trouble
 
-from fedbox.client.driver import reason_of
+from fedbox.client.driver import lacks_memory, reason_of
 from fedbox.configs import ConfigError, Fault
 from fedbox.simulations import crew
 from fedbox.simulations.packing import pack, unpack
@@ -172,6 +174,20 @@ def test_errors_that_cannot_travel_or_be_told_are_told_all_the_same() -> None:
     with pytest.raises(MuteError) as mute:
         raise MuteError
     assert reason_of(mute.value).startswith("MuteError: its text cannot be had, for that raised KeyError (test_simul")
+
+
+def test_a_lack_of_memory_is_known_by_whatever_tells_of_it() -> None:
+    with pytest.raises(RuntimeError) as own:
+        torch.empty(2**50)  # not a MemoryError, nor an OutOfMemoryError
+    texts = [
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ]
+    short = [own.value, MemoryError(), torch.OutOfMemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")]
+    assert all(lacks_memory(error) for error in [*short, *map(RuntimeError, texts)])
+    others = [RuntimeError("mat1 and mat2"), ValueError("out of memory"), OSError(errno.ENOSPC, "full"), MuteError()]
+    assert not any(lacks_memory(error) for error in others)
 
 
 def test_a_model_that_workers_cannot_build_is_an_error_of_its_own(tmp_path: Path) -> None:
