@@ -16,6 +16,7 @@ from . import __version__
 from .client import commands as client_commands
 from .server import commands as server_commands
 from .server import folder_commands
+from .simulations import use_commands
 from .simulations.compare_command import compare
 from .simulations.forking import working_folder
 from .testing import commands as testing_commands
@@ -207,11 +208,7 @@ def data(
     )
     if plot is not None:
         plot_partition(
-            held.labelled + held.unlabelled,
-            federation.dataset.classes,
-            plot,
-            title=checked.name,
-            keys=federation.clients.keys,
+            held.labelled + held.unlabelled, federation.dataset.classes, plot, checked.name, federation.clients.keys
         )
         typer.echo(f"picture: {plot}")
 
@@ -242,6 +239,8 @@ for command in (
     compare,
     folder_commands.watch,
     folder_commands.export,
+    use_commands.predict,
+    use_commands.evaluate,
     testing_commands.check,
     testing_commands.new,
     testing_commands.plugins,
