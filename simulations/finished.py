@@ -60,10 +60,9 @@ def load(folder: str | Path, *, client: str | None = None, device: str | None = 
     if client is not None:
         return _of_client(folder, config, plugin, client)
     if plugin.client.personal:
-        raise FolderError(
-            f"{folder}: '{config.strategy}' leaves no global model, but one for each client; name one: --client "
-            f"{_names(folder)} (in Python client=)"
-        )
+        names = _names(folder)
+        hint = f"name one: --client {names} (in Python client=)" if names else "none is kept in this folder"
+        raise FolderError(f"{folder}: '{config.strategy}' leaves no global model, but one for each client; {hint}")
     return _of_server(folder, config, plugin)
 
 
@@ -100,11 +99,13 @@ def _of_client(folder: Path, config: Config, plugin: Plugin, client: str) -> Fin
     arrays = StateStore(folder / "clients").read(client, left.round + 1)
     state = behind(STATE, arrays)
     personal = plugin.client.personal
-    if not state or not (personal or any(name.startswith(STUDENT) for name in state)):
+    if not personal and not any(name.startswith(STUDENT) for name in state):
         raise FolderError(
-            f"{folder} holds no model of {client!r}; clients that kept one: {_names(folder)}. Without --client (in "
-            "Python client=) the global model is taken, where the strategy has one"
+            f"{folder}: {client!r} keeps no model of its own under '{config.strategy}'; for the global one leave out "
+            "--client (in Python client=)"
         )
+    if not state:
+        raise FolderError(f"{folder} holds no model of {client!r}; clients that kept one: {_names(folder) or 'none'}")
     site = _site(config, _spec(config, client), inputs, client, left.round)
     site.flat.load(behind(BUFFER, arrays))
     site.state, site.received = state, left.weights
@@ -126,20 +127,20 @@ def _spec(config: Config, client: str) -> ModelSpec:
 
 
 def _names(folder: Path) -> str:
-    """Name the clients that kept something; a dash where there is none."""
+    """Name the clients that kept something."""
     place = folder / "clients"
     names = [path.name for path in place.iterdir()] if place.is_dir() else []
-    return some(sorted(names, key=lambda name: (len(name), name))) or "none"
+    return some(sorted(names, key=lambda name: (len(name), name)))
 
 
 def _left(folder: Path, config: Config, state: bool) -> _Left:
     """Give what the run left; with `state` from its last checkpoint, which alone has it. Raises FolderError."""
     summary = _summary(folder)
-    status, file = summary.get("status"), folder / _MODEL
-    if not state and status is not None and summary["rounds"] > 0 and file.is_file():
-        note = "" if status in WHOLE else f"the run is {status}: this is its model after round {summary['rounds']}"
+    status, rounds, file = summary.get("status"), int(summary.get("rounds", 0)), folder / _MODEL
+    if not state and rounds > 0 and file.is_file():
+        note = "" if status in WHOLE else f"the run is {status}: this is its model after round {rounds}"
         try:
-            return _Left(summary["rounds"], load_file(file), {}, note)
+            return _Left(rounds, load_file(file), {}, note)
         except (OSError, SafetensorError) as error:
             raise FolderError(f"{file} is damaged: {error}") from error
     found = load_checkpoint(folder / "checkpoint", config)
