@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .configs import Config, ConfigError, load_config
     from .server.callbacks import Callback
     from .server.outcome import Result
+    from .simulations.predicting import FinishedModel, Found
     from .strategies.contract import (
         Ask,
         Batch,
@@ -36,6 +37,8 @@ _LAZY = {
     "ClientHalf": "strategies.contract",
     "Config": "configs",
     "ConfigError": "configs",
+    "FinishedModel": "simulations.predicting",
+    "Found": "simulations.predicting",
     "Plugin": "strategies.contract",
     "Result": "server.outcome",
     "Samples": "strategies.contract",
@@ -49,12 +52,15 @@ _LAZY = {
 __all__ = [
     "__version__",
     "run",
+    "load",
     "Ask",
     "Batch",
     "Callback",
     "ClientHalf",
     "Config",
     "ConfigError",
+    "FinishedModel",
+    "Found",
     "Plugin",
     "Result",
     "Samples",
@@ -99,6 +105,23 @@ def run(
     checked = check(config, changes)
     folder = Path(out) if out is not None else None
     return run_config(checked, out=folder, resume=resume, progress=not quiet, report=report, callbacks=callbacks)
+
+
+def load(folder: str | Path, *, client: str | None = None, device: str | None = None) -> "FinishedModel":
+    """Give the model that a run left in its folder, ready for use: `.model`, `.classes`, `.config`, `.predict(images)`.
+
+    `folder` is that of a run that has ended. Of one that was broken off it is the model of the last whole round, and
+    `.note` says so. `client` takes the model that a client of this name kept, where the strategy lets clients keep one.
+    `device` is a torch device such as cpu or cuda:0, by default that of the run. The data set is not read, unless the
+    run has not ended or the strategy has code of its own that brings the model in.
+
+    Raises FolderError for a folder without a run or a whole round, for a strategy that leaves no global model (name a
+    client), and for a client that kept none; CheckpointError for a damaged checkpoint; ConfigError, PluginError and
+    ModelError where the configuration, the strategy or the network is not to be had here.
+    """
+    from .simulations.finished import load as read
+
+    return read(folder, client=client, device=device)
 
 
 def __getattr__(name: str) -> Any:

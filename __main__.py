@@ -17,6 +17,7 @@ from .client import commands as client_commands
 from .server import commands as server_commands
 from .server import folder_commands
 from .server.misplaced import SettingsCommand
+from .simulations import use_commands
 from .simulations.compare_command import compare
 from .simulations.forking import working_folder
 from .testing import commands as testing_commands
@@ -48,9 +49,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:
     """Hold the options that belong to no command."""
 
@@ -208,11 +207,7 @@ def data(
     )
     if plot is not None:
         plot_partition(
-            held.labelled + held.unlabelled,
-            federation.dataset.classes,
-            plot,
-            title=checked.name,
-            keys=federation.clients.keys,
+            held.labelled + held.unlabelled, federation.dataset.classes, plot, checked.name, federation.clients.keys
         )
         typer.echo(f"picture: {plot}")
 
@@ -230,8 +225,8 @@ def report(
     """
     from .server.report import write_report
 
-    target = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
-    typer.echo(f"report: {write_report(folders, target)}")
+    out = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
+    typer.echo(f"report: {write_report(folders, out)}")
 
 
 for command in (
@@ -243,6 +238,8 @@ for command in (
     compare,
     folder_commands.watch,
     folder_commands.export,
+    use_commands.predict,
+    use_commands.evaluate,
     testing_commands.check,
     testing_commands.new,
     testing_commands.plugins,

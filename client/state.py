@@ -15,11 +15,18 @@ from safetensors.numpy import load_file, save
 
 from ..strategies.atomic import sync_folder, write_atomic
 
+BUFFER, STATE, LAST = "buffer/", "state/", "last/"
+"""How the names of what is kept begin: normalisation statistics, the strategy's arrays, the last weights."""
 _SUFFIX = ".safetensors"
 
 
 class StateError(RuntimeError):
     """A client's state cannot be saved or read."""
+
+
+def behind(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Give the arrays whose names begin with a prefix, by what follows it."""
+    return {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 class StateStore:

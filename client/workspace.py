@@ -25,9 +25,8 @@ from ..strategies.selection import PROBE
 from ..strategies.site import Holdings, Site
 from ..strategies.stack import StackTrainer, refuse_training
 from ..strategies.validate import breach, figures
-from .state import StateStore
+from .state import BUFFER, LAST, STATE, StateStore, behind
 
-_BUFFER, _STATE, _LAST = "buffer/", "state/", "last/"
 _CACHED = 8_000_000  # values of images that are kept as tensors from round to round: 32 MB
 _AROUND = 1_600  # what the objects around a client's tensors take, as so many values: with few images it is the most
 _KNOWN = 128  # clients whose roles are remembered: a small federation draws them once, a large one stays small
@@ -181,11 +180,10 @@ class Workspace:
         resident = self._resident(visit.client)
         flat = resident.fresh()
         kept = self.store.read(visit.client, visit.round + after)
-        flat.load({name[len(_BUFFER) :]: value for name, value in kept.items() if name.startswith(_BUFFER)})
-        last = {name[len(_LAST) :]: value for name, value in kept.items() if name.startswith(_LAST)}
+        flat.load(behind(BUFFER, kept))
         site = self._bare(visit, flat, resident.spare)
-        site.state = {name[len(_STATE) :]: value for name, value in kept.items() if name.startswith(_STATE)}
-        site.order = None if self._order is None else Order(self._order, last, self._expert)
+        site.state = behind(STATE, kept)
+        site.order = None if self._order is None else Order(self._order, behind(LAST, kept), self._expert)
         return site
 
     def _bare(self, visit: Visit, flat: FlatModel, spare: Callable[[], FlatModel]) -> Site:
@@ -220,11 +218,11 @@ class Workspace:
         return self._residents[kind]
 
     def _keep(self, site: Site) -> None:
-        kept = {_STATE + name: np.asarray(value, order="C") for name, value in site.state.items()}
+        kept = {STATE + name: np.asarray(value, order="C") for name, value in site.state.items()}
         if site.buffers == "local":
-            kept |= {_BUFFER + name: value for name, value in site.flat.state(buffer_names(site.model)).items()}
+            kept |= {BUFFER + name: value for name, value in site.flat.state(buffer_names(site.model)).items()}
         if self._keeps_last:
-            kept |= {_LAST + name: value for name, value in whole(site.flat).items()}
+            kept |= {LAST + name: value for name, value in whole(site.flat).items()}
         if kept:
             self.store.write(site.name, site.round, kept)
 

@@ -203,6 +203,13 @@ def fit(size: Extent, frame: tuple[int, int]) -> tuple[Extent, Extent]:
     return new, ((frame[1] - new[0]) // 2, (frame[0] - new[1]) // 2)
 
 
+def unfit(boxes: NDArray[np.floating], size: Extent, frame: tuple[int, int]) -> NDArray[np.float64]:
+    """Turn boxes [n, 4] of a frame (height, width) back into those of its picture of (width, height), clipped to it."""
+    new, shift = fit(size, frame)
+    corners = (boxes.astype(np.float64).reshape(-1, 2, 2) - shift) * size / new
+    return np.clip(corners, 0, size).reshape(-1, 4)
+
+
 def letterbox(picture: "Image", frame: tuple[int, int]) -> UInt8Array:
     """Return a picture of mode RGB fitted into `frame` (height, width), on grey, uint8 [3, *frame]."""
     from PIL import Image

@@ -36,20 +36,40 @@ def opened(raw: bytes, name: str, channels: int | None, turn: Turn = lambda stor
     channels: 1 (grey), 3 (colour) or None for what the picture has. `name` says in an error which picture it was.
     turn: given (width, height) as stored and upright, says whether to turn. Raises DataError if it does not decode.
     """
-    from PIL import ExifTags, Image
+    return in_mode(loaded(raw, name, turn), name, channels)
+
+
+def loaded(raw: bytes, name: str, turn: Turn = lambda stored, upright: True) -> "Image":
+    """Decode a picture as `opened` does, but leave it in its own mode."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(raw)) as file:
             file.load()
-            picture: Image.Image = file
-            orientation = picture.getexif().get(ExifTags.Base.Orientation)
-            upright = picture.size[::-1] if orientation in _SIDEWAYS else picture.size
-            # Not by Pillow's exif_transpose, which also writes the EXIF data anew and fails where they are odd.
-            if orientation in _TURNS and turn(picture.size, upright):
-                picture = picture.transpose(Image.Transpose[_TURNS[orientation]])
+            return upright(file, turn)
+    except UnidentifiedImageError as error:  # its own words name an object in memory
+        raise DataError(f"{name} does not decode as a picture: it is of no known format") from error
     # What a damaged file raises depends on its format and on where the damage lies: struct.error in EXIF data...
     except Exception as error:
         raise DataError(f"{name} does not decode as a picture: {error}") from error
+
+
+def upright(picture: "Image", turn: Turn = lambda stored, upright: True) -> "Image":
+    """Give a picture turned as its EXIF data say, where `turn` wants it so; itself where there is nothing to turn.
+
+    Not by Pillow's exif_transpose, which also writes the EXIF data anew and fails where they are odd.
+    """
+    from PIL import ExifTags, Image
+
+    orientation = picture.getexif().get(ExifTags.Base.Orientation)
+    turned = picture.size[::-1] if orientation in _SIDEWAYS else picture.size
+    if orientation in _TURNS and turn(picture.size, turned):
+        return picture.transpose(Image.Transpose[_TURNS[orientation]])
+    return picture
+
+
+def in_mode(picture: "Image", name: str, channels: int | None) -> "Image":
+    """Give a picture in mode L (channels 1) or RGB (3; None: what it has). Raises DataError for over 8 bits a value."""
     if picture.mode.startswith(_DEEP_MODES):
         raise DataError(f"{name} has more than 8 bits a value (mode {picture.mode}); convert it to 8 bits first")
     if channels is None:
@@ -63,15 +83,19 @@ def decode(raw: bytes, name: str, channels: int | None, size: Size) -> UInt8Arra
 
     size: side, (h, w), or None to leave it. Raises DataError if it does not decode.
     """
+    return pixels(opened(raw, name, channels), size)
+
+
+def pixels(picture: "Image", size: Size) -> UInt8Array:
+    """Give a picture of mode L or RGB as uint8 [c, h, w], stretched to `size` as `decode` does."""
     from PIL import Image
 
-    picture = opened(raw, name, channels)
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         if picture.size != (width, height):
             picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(picture, np.uint8)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    values = np.asarray(picture, np.uint8)
+    return values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
 def decode_all(pictures: Iterable[tuple[str, bytes]], count: int, channels: int | None, size: Size) -> UInt8Array:

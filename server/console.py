@@ -97,15 +97,7 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
     table = _facts_table(f"{escape(summary['name'])}: {escape(summary['strategy'])}")
     colour = "green" if summary["status"] in WHOLE else "red"
     table.add_row("status", f"[{colour}]{summary['status']}[/] after {summary['rounds']} rounds")
-    for name, value in summary["metrics"].items():
-        if not isinstance(value, float):
-            if _STRICTER.search(name):
-                continue
-            table.add_row(escape(name), escape("  ".join(f"{key} {part:.3f}" for key, part in value.items())))
-            continue
-        best = summary["best"].get(name)
-        tail = f"   best {best['value']:.4f} in round {best['round']}" if best else ""
-        table.add_row(escape(name), f"{value:.4f}{tail}")
+    _add_metrics(table, summary["metrics"], summary["best"])
     table.add_row("clients", f"{summary['clients']}, {summary['failures']} failures")
     table.add_row("sent", f"{human_bytes(summary['bytes_up'])} up, {human_bytes(summary['bytes_down'])} down")
     table.add_row("time", f"{summary['seconds']:.1f} s on {summary['workers']} workers ({summary['engine']})")
@@ -113,6 +105,24 @@ def summary_table(summary: Mapping[str, Any], folder: Path) -> Table:
     table.add_row("model sha256", str(summary["model_sha256"]))
     table.add_row("left in", escape(str(folder)))
     return table
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """Give the table of a model that was measured again; metrics by domain or class are mappings."""
+    table = _facts_table()
+    _add_metrics(table, metrics, {})
+    return table
+
+
+def _add_metrics(table: Table, metrics: Mapping[str, Any], best: Mapping[str, Any]) -> None:
+    for name, value in metrics.items():
+        if not isinstance(value, float):
+            if not _STRICTER.search(name):
+                table.add_row(escape(name), escape("  ".join(f"{key} {part:.3f}" for key, part in value.items())))
+            continue
+        top = best.get(name)
+        tail = f"   best {top['value']:.4f} in round {top['round']}" if top else ""
+        table.add_row(escape(name), f"{value:.4f}{tail}")
 
 
 def plan_table(name: str, facts: Sequence[tuple[str, str]]) -> Table:
@@ -123,7 +133,7 @@ def plan_table(name: str, facts: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _facts_table(title: str) -> Table:
+def _facts_table(title: str | None = None) -> Table:
     table = Table(title=title, show_header=False, title_justify="left")
     table.add_column(style="bold", overflow="fold")
     table.add_column(overflow="fold")

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from ..configs import Config, to_yaml
+from ..data.inputs import Inputs
 from ..strategies.atomic import write_atomic
 from ..strategies.exact import Arrays
 from .records import clean
@@ -18,6 +19,8 @@ from .records import clean
 _LOCK = ".lock"
 RUN_ID_FILE = "run_id"
 """Holds the own name of a served run."""
+INPUTS = "fedbox.inputs"
+"""The one key of the metadata of model.safetensors: several would come in no fixed order, in other bytes each time."""
 _ATTEMPTS = 3  # at the lock: whoever watches the folder holds it for the moment of a look
 
 
@@ -86,10 +89,10 @@ class RunFolder:
         for name in ("config.yaml", RUN_ID_FILE):
             (self.path / name).unlink(missing_ok=True)
 
-    def write_model(self, weights: Arrays) -> None:
-        """Write model.safetensors."""
+    def write_model(self, weights: Arrays, inputs: Inputs) -> None:
+        """Write model.safetensors; what the model is given stands in its metadata, so that it is of use by itself."""
         arrays = {name: np.asarray(value) for name, value in weights.items()}
-        write_atomic(self.path / "model.safetensors", save(arrays))
+        write_atomic(self.path / "model.safetensors", save(arrays, {INPUTS: inputs.to_json()}))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""

@@ -34,7 +34,8 @@ from .stopping import Stopper
 from .traces import Traces, Visit
 from .writing import Writer
 
-_BUFFER = "server-buffer/"
+SERVER_BUFFER = "server-buffer/"
+"""How the names begin, in a checkpoint's state, of the server's own normalisation statistics."""
 PAUSE = 1.0
 """Seconds between checkpoints in a simulation: what a killed run does again at most, beside two rounds."""
 Measure = Callable[[], dict[str, float]]
@@ -99,7 +100,7 @@ class Coordinator:
             return 1
         self.half.weights, self.committed = checkpoint.weights, dict(checkpoint.weights)
         state = dict(checkpoint.state)
-        self.flat.load({name.removeprefix(_BUFFER): state.pop(name) for name in self._own_buffers()})
+        self.flat.load({name.removeprefix(SERVER_BUFFER): state.pop(name) for name in self._own_buffers()})
         self.half.restore(state)
         self.records.resume(checkpoint.round)
         self.stopper.replay(self.records.path)
@@ -110,7 +111,7 @@ class Coordinator:
         """Give the server's normalisation statistics where the policy leaves them with whoever made them."""
         if self.config.model.buffers != "local":
             return {}
-        return {_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
+        return {SERVER_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
 
     def left(self, first: int) -> bool:
         """Say whether a round is to be run from `first` on: neither all are done nor has the run stopped early."""

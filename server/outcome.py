@@ -6,6 +6,7 @@ from typing import Any
 
 from safetensors.numpy import load_file
 
+from ..data.inputs import Inputs
 from ..strategies.exact import Arrays
 from .folder import RunFolder
 from .loop import Coordinator
@@ -76,7 +77,7 @@ def finish(
         "model_sha256": digest(weights),
         "versions": versions(),
     }
-    folder.write_model(weights)
+    folder.write_model(weights, Inputs.of(coordinator.federation.dataset))
     folder.write_summary(summary)
     coordinator.callback.on_end(summary)
     return summary

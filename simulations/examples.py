@@ -8,7 +8,7 @@
 import io
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..client.state import StateStore
+from ..client.state import BUFFER, StateStore, behind
 from ..data.boxes_data import BoxData, BoxSet
 from ..models import FlatModel
 from ..models.detections import ObjectDetector
@@ -32,7 +32,6 @@ MAX_DOMAINS, EACH, MAX_BOXES = 6, 2, 20
 SCORE = 0.3
 """Detections with a score above this are shown."""
 
-_BUFFER = "buffer/"
 _KINDS = {"teacher": "state/teacher/", "student": "state/student/"}
 _PERSONAL = {"student": "state/"}
 
@@ -136,15 +135,11 @@ def _arrays(client: str | None, models: Models) -> dict[str, Arrays]:
     found = {} if models.weights is None else {"model": models.weights}
     kept = {} if client is None else models.store.read(client, models.round + 1)
     shared = models.weights or {}
-    buffers = _behind(_BUFFER, kept)
+    buffers = behind(BUFFER, kept)
     for kind, prefix in (_PERSONAL if models.weights is None else _KINDS).items():
-        if own := _behind(prefix, kept):
+        if own := behind(prefix, kept):
             found[kind] = {**shared, **buffers, **own}
     return found
-
-
-def _behind(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    return {name[len(prefix) :]: value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _detect(flat: FlatModel, x: Tensor) -> list[list[Box]]:

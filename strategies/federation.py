@@ -12,12 +12,13 @@ from ..configs import Config, ModelSpec
 from ..data.arrays import DataError, DataSet, TextSet
 from ..data.boxes_data import BoxData, BoxSet
 from ..data.describe import ClientTable, client_table
+from ..data.inputs import Inputs
 from ..data.partition import Partition, partition
 from ..data.registry import load_dataset
 from ..data.roles import Roles, assign_roles, holdout, server_share
-from ..models import FlatModel, ModelError, PlainModel, build_model, load_weights
-from ..models.detections import ObjectDetector
+from ..models import FlatModel, ModelError
 from .box_samples import BoxSamples
+from .network import network
 from .samples import Samples, TextSamples
 from .seeds import derive
 
@@ -49,17 +50,25 @@ class Federation:
         return cls(config, dataset, none, none, Partition(np.array([0, len(everything)]), everything), (name, number))
 
     @classmethod
-    def prepare(cls, config: Config) -> "Federation":
-        """Read the data set and deal it, as a pure function of the configuration. Raises DataError."""
+    def undealt(cls, config: Config) -> "Federation":
+        """Read the data set and deal nothing: enough to measure on the server's samples. Raises DataError."""
         data = config.data
         dataset = load_dataset(data.dataset, data.root, **data.options)
+        validation, rest = holdout(dataset.train.labels, data.validation_share, derive(config.seed, "validation"))
+        return cls(config, dataset, rest[:0], validation, Partition.empty())
+
+    @classmethod
+    def prepare(cls, config: Config) -> "Federation":
+        """Read the data set and deal it, as a pure function of the configuration. Raises DataError."""
+        data, bare = config.data, cls.undealt(config)
+        dataset, validation = bare.dataset, bare.validation
         if isinstance(dataset, TextSet) and config.train.view != "none":
             raise DataError(
                 f"train.view is {config.train.view}, but {dataset.name} holds sentences, of which there are no views; "
                 "give train.view=none"
             )
         labels = dataset.train.labels
-        validation, rest = holdout(labels, data.validation_share, derive(config.seed, "validation"))
+        rest = np.setdiff1d(np.arange(len(labels)), validation)
         held, kept = _server_part(config, dataset, rest)
         dealt = rest[kept]
         attributes = {name: values[dealt] for name, values in dataset.train.attributes.items()}
@@ -228,21 +237,7 @@ class Federation:
 
         Clients with the same network begin from the same weights.
         """
-        spec, weights = self.spec(client), self.config.model.weights
-        module = build_model(
-            spec.name,
-            shape=self.dataset.shape,
-            classes=len(self.dataset.classes),
-            seed=derive(self.config.seed, "model"),
-            options=spec.options,
-        )
-        if self.boxed != isinstance(module, ObjectDetector):
-            wanted = "a detector, such as model=detector" if self.boxed else "a classifier, such as model=cnn"
-            raise ModelError(f"the samples of {self.dataset.name} want {wanted}; {spec.name} is none")
-        if weights is not None:
-            load_weights(module, weights)
-        kind = PlainModel if self.config.engine.kind == "plain" else FlatModel
-        return kind(module, device)
+        return network(self.config, self.spec(client), Inputs.of(self.dataset), device)
 
 
 def read_expert(key: str, file: str | None) -> dict[str, NDArray[Any]]:

@@ -1,10 +1,11 @@
 """Fixtures that every room's tests share."""
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from pages_for_tests import EXAMPLES, lay_out
@@ -33,6 +34,24 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real data sets in {folder} (FEDBOX_DATA), which are not part of the project")
     return folder
+
+
+@pytest.fixture
+def fedbox_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command line in this process, for what needs no process of its own: (exit code, stdout, stderr)."""
+
+    from fedbox.__main__ import main
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedbox", *words])
+        monkeypatch.setattr(sys, "path", [*sys.path])
+        monkeypatch.setenv("COLUMNS", "200")
+        monkeypatch.setenv("NO_COLOR", "1")
+        with contextlib.chdir(tmp_path), pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The command line, as a user meets it: real processes, their output and their exit codes."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from fedbox.__main__ import app, main
+from fedbox.__main__ import app
 
 TOY = ["rounds=1", "data.options.limit=300", "data.partition.min_size=1", "model=mlp", "train.epochs=1"]
 TOY += ["engine.workers=1"]
@@ -27,22 +26,6 @@ def _fedbox(*words: str, cwd: Path | None = None) -> "subprocess.CompletedProces
         env=environment,
         check=False,
     )
-
-
-@pytest.fixture
-def fedbox_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line in this process, for what needs no process of its own: (exit code, stdout, stderr)."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedbox", *words])
-        monkeypatch.setattr(sys, "path", [*sys.path])
-        monkeypatch.setenv("COLUMNS", "200")
-        monkeypatch.setenv("NO_COLOR", "1")
-        with contextlib.chdir(tmp_path), pytest.raises(SystemExit) as ended:
-            main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def test_help_needs_none_of_the_heavy_packages() -> None:
