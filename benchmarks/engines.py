@@ -21,7 +21,7 @@ import memory
 import peers
 import pfl_peer
 from contest import machine
-from race import LOOP, ONE, PFL, TWO, WARM_UP, WORKS, race
+from race import LOOP, ONE, PFL, STACKS, TWO, WARM_UP, WORKS, race
 
 from fedbox.models.process import settle
 
@@ -46,7 +46,7 @@ def tell(part: str) -> Callable[[str], None]:
 
 def measure(parts: list[str], quick: bool, turns: int) -> dict[str, Any]:
     """Measure the parts; give what stands in the JSON."""
-    found: dict[str, Any] = {"machine": machine(), "ratios": {}, "one_worker": {}, "races": {}}
+    found: dict[str, Any] = {"machine": machine(), "ratios": {}, "one_worker": {}, "stacks": {}, "races": {}}
     works = [name for name in WORKS if name in parts]
     missing = pfl_peer.provide() if works else "no race was run"
     found["pfl"] = {"skipped": missing} if missing else {"version": pfl_peer.VERSION, "one_worker": {}, "loop": {}}
@@ -55,6 +55,7 @@ def measure(parts: list[str], quick: bool, turns: int) -> dict[str, Any]:
         found["races"][name] = result
         found["ratios"][name] = result["faster"][TWO]["ratio"]
         found["one_worker"][name] = result["faster"][ONE]["ratio"]
+        found["stacks"][name] = result["faster"][STACKS]["ratio"]
         if missing is None:
             middle = {key: statistics.median(values) for key, values in result["seconds"].items()}
             found["pfl"][name] = middle[PFL] / middle[TWO]

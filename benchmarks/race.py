@@ -27,8 +27,10 @@ from fedbox.strategies.seeds import generator
 
 CLIENTS, SIZE, LR = 20, 28, 0.05
 TOLERANCE = 1e-5  # largest difference of a weight after a round
+STACKS_TOLERANCE = 1e-3  # the same for stacks that were asked for
 WARM_UP = 3  # turns that do not count; in a quick race 1
 LOOP, LOOP_TRICKS, ONE, TWO, PFL = "loop", "loop_with_tricks", "one_worker", "two_workers", "pfl"
+STACKS = "two_workers_stacks"  # of half the clients, asked for by engine.stack; rounds otherwise in the last digits
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ WORKS = {
 }
 
 
-def config_of(work: Work, rounds: int = NEVER, workers: int = 1) -> Config:
-    """Give the configuration of the work."""
+def config_of(work: Work, rounds: int = NEVER, workers: int = 1, **engine: Any) -> Config:
+    """Give the configuration of the work; `engine` are more of that block's keys."""
     return load_config(
         {
             "name": "benchmark",
@@ -63,7 +65,7 @@ def config_of(work: Work, rounds: int = NEVER, workers: int = 1) -> Config:
             },
             "train": {"epochs": 1, "batch_size": work.batch, "lr": LR},
             "evaluate": {"every": NEVER},
-            "engine": {"workers": workers},
+            "engine": {"workers": workers, **engine},
         }
     )
 
@@ -75,23 +77,24 @@ class Loop:
     """
 
     def __init__(self, federation: Federation, tricks: bool = False) -> None:
+        self.device = torch.device(federation.config.engine.device)
         memory_format = torch.channels_last if tricks else torch.contiguous_format
         data, self.seed = federation.dataset, federation.config.seed
         self.batch = federation.config.train.batch_size
         name = federation.config.model.name
         model = build_model(name, shape=data.shape, classes=len(data.classes), seed=self.seed)
-        self.model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+        self.model = model.to(self.device, memory_format=memory_format)  # type: ignore[call-overload]
         if not tricks:
             relu_first(self.model)
         self.clients: list[tuple[str, torch.Tensor, torch.Tensor]] = []
         for number in range(len(federation)):
             name = federation.name(number)
-            samples = federation.samples(federation.roles(name).labelled, torch.device("cpu"))
+            samples = federation.samples(federation.roles(name).labelled, self.device)
             self.clients.append((name, samples.x(slice(None)).contiguous(memory_format=memory_format), samples.y))
 
     def order(self, round_: int, name: str, count: int) -> torch.Tensor:
         """Give the order of a client's samples that fedbox draws: the same batches, so the same model."""
-        return torch.randperm(count, generator=generator(self.seed, "site", round_, "train", name))
+        return torch.randperm(count, generator=generator(self.seed, "site", round_, "train", name)).to(self.device)
 
     def fit(self, round_: int, client: int, state: Mapping[str, torch.Tensor]) -> int:
         """Train `model` from `state` on one client's tensors; give their number."""
@@ -108,15 +111,15 @@ class Loop:
 
     def round(self, number: int, weights: Weights) -> Weights:
         """Train every client and average their weights by samples, in float64."""
-        state = {name: torch.from_numpy(value) for name, value in weights.items()}
-        total = {name: torch.zeros(value.shape, dtype=torch.float64) for name, value in state.items()}
+        state = {name: torch.from_numpy(value).to(self.device) for name, value in weights.items()}
+        total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in state.items()}
         examples = 0
         for client in range(len(self.clients)):
             count = self.fit(number, client, state)
             for key, value in self.model.state_dict().items():
                 total[key] += value.double() * count
             examples += count
-        return {name: (value / examples).to(state[name].dtype).numpy() for name, value in total.items()}
+        return {name: (value / examples).to(state[name].dtype).cpu().numpy() for name, value in total.items()}
 
 
 def relu_first(module: torch.nn.Module) -> None:
@@ -146,10 +149,10 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
     """Let the contestants take turns; give seconds by contestant, ratios, and how far their models are apart.
 
     `largest_difference` is that of fedbox and pfl from the nearer loop, `loops_difference` that of the two loops
-    (other orders of rounding); `same_bits` says that one worker and two gave the same model in every round.
-    Raises SystemExit where the contestants did not do the same work.
+    (other orders of rounding), `stacks_difference` that of stacks from clients one by one; `same_bits` says that one
+    worker and two gave the same model in every round. Raises SystemExit where the contestants did not do the same work.
     """
-    apart, formats, bits = 0.0, 0.0, True
+    apart, formats, stacks, bits = 0.0, 0.0, 0.0, True
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(identity(RUN_ID))
         federation = Federation.prepare(config_of(work))
@@ -163,13 +166,15 @@ def race(work: Work, turns: int, pfl: bool, tell: Callable[[str], None], warm_up
                     seconds[name].append(each)
             loops = [results[LOOP], results[LOOP_TRICKS]]
             formats = max(formats, difference(*loops))
-            for name in results.keys() - {LOOP, LOOP_TRICKS}:
+            stacks = max(stacks, difference(results[STACKS], results[TWO]))
+            for name in results.keys() - {LOOP, LOOP_TRICKS, STACKS}:
                 apart = max(apart, min(difference(results[name], loop) for loop in loops))
             bits = bits and difference(results[ONE], results[TWO]) == 0.0
             weights = results[ONE]
-    if not apart <= TOLERANCE or not bits:
-        raise SystemExit(f"not the same work: weights differ by {apart:g}, one and two workers agree: {bits}")
-    about = {"largest_difference": apart, "loops_difference": formats, "same_bits": bits}
+    if not apart <= TOLERANCE or not stacks <= STACKS_TOLERANCE or not bits:
+        told = f"weights differ by {apart:g}, in stacks by {stacks:g}; one and two workers agree: {bits}"
+        raise SystemExit(f"not the same work: {told}")
+    about = {"largest_difference": apart, "loops_difference": formats, "stacks_difference": stacks, "same_bits": bits}
     return {"seconds": seconds, "faster": faster(seconds), **about}
 
 
@@ -180,6 +185,7 @@ def contestants(work: Work, federation: Federation, folder: Path, stack: ExitSta
         LOOP_TRICKS: Apart(partial(loop_of, work, tricks=True), stack),
         ONE: Fedbox(federation, folder / "one", 1, stack),
         TWO: Fedbox(federation, folder / "two", 2, stack),
+        STACKS: Fedbox(Federation.prepare(config_of(work, stack=CLIENTS // 2)), folder / "stacks", 2, stack),
     }
     if pfl:
         from pfl_peer import pfl_over

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..models.stacked import StackError
 from ..strategies.box_samples import BoxSamples
 from ..strategies.contract import ClientHalf, Plain, Update
 from ..strategies.federation import Federation, read_expert
+from ..strategies.graphs import Replays
 from ..strategies.order import Order, whole
 from ..strategies.registry import find, settings_of
 from ..strategies.samples import Metrics, Samples
@@ -59,10 +60,10 @@ class Resident:
         self.flat.reset_buffers()
         return self.flat
 
-    def trainer(self, plain: Plain) -> StackTrainer:
+    def trainer(self, plain: Plain, cuda_graphs: bool) -> StackTrainer:
         """Give what trains several clients from the weights that the network holds, built when it is first wanted."""
         if self._trainer is None:
-            self._trainer = StackTrainer(self.flat, plain)
+            self._trainer = StackTrainer(self.flat, plain, partial(Replays.on, wanted=cuda_graphs))
         return self._trainer
 
     def spare(self) -> FlatModel:
@@ -118,7 +119,8 @@ class Workspace:
         flat = resident.fresh()
         sites = [self._bare(visit, flat, resident.spare) for visit in visits]
         self.half.prepare(sites[0])
-        return resident.trainer(plain).train(sites, [self._labelled(site) for site in sites])
+        trainer = resident.trainer(plain, self.federation.config.engine.cuda_graphs)
+        return trainer.train(sites, [self._labelled(site) for site in sites])
 
     def _labelled(self, site: Site) -> Samples:
         """Give a client's labelled samples, which are kept as tensors while there is room."""

@@ -210,6 +210,9 @@ class EngineConfig(Block):
         "auto",
         description="clients that train in one pass: so many, off for none, auto where it is faster to the same bits",
     )
+    cuda_graphs: bool = Field(
+        True, description="on a GPU the steps of such clients are recorded and replayed as graphs"
+    )
     checkpoint_every: Count | None = Field(
         None, description="rounds between two checkpoints; null: 1, or those of a second where no client keeps state"
     )

@@ -2,7 +2,8 @@
 
 `engine.stack: auto` must not change a result, and it must not be slower. So a short trial on made-up images lets a few
 clients train both ways, with every size that a batch can have; only where all bits agree and the stack takes less
-time is it taken. The choice is remembered in a file in the user's cache folder.
+time is it taken. On a GPU, which promises no bits, they may differ by rounding. The choice is remembered in a file in
+the user's cache folder.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from ..models import FlatModel
 from ..models.stacked import StackError, refuse
 from ..strategies.contract import ClientHalf, Update
 from ..strategies.federation import Federation
+from ..strategies.graphs import Replays
 from ..strategies.samples import Samples
 from ..strategies.seeds import derive
 from ..strategies.site import Holdings, Site
@@ -35,6 +38,8 @@ _LARGEST = 64  # of larger batches, not every size is tried; their arithmetic ou
 _CLIENTS = 8
 _GAIN = 0.9  # of the loop's time: what the stack may take
 _TURNS = 3
+_SHORT = 0.1  # seconds of two clients both ways, up to which the time is worth measuring where the bits differ
+_ROUNDING = 0.01  # how far weights may be apart on a GPU, whose kernels round by shape
 _GROUPS = (3, 5, 8, 16, 32)  # how many go together where the bits are compared, besides two
 _COUNTED = 256  # clients whose samples are counted
 
@@ -96,30 +101,45 @@ class Trial:
         self.initial = flat.flat.clone()
         plain = half.plain()
         assert plain is not None
-        self.trainer = StackTrainer(flat, plain)
+        self.trainer = StackTrainer(flat, plain, partial(Replays.on, wanted=self.config.engine.cuda_graphs))
 
     def choice(self) -> Choice:
         """Give the faster way of the two that give the same bits."""
         size = self.config.train.batch_size
         if size > _LARGEST:
             return Choice(False, f"clients one by one: batches of {size} gain nothing in a stack")
-        if not self._agree([size, size]):
-            return Choice(False, "clients one by one: stacked, they would differ in the last bits")
+        began = self._clock()
+        agree = self._agree([size, size])
+        if not agree and self._clock() - began > _SHORT:
+            return self._apart("they")
         looped, stacked = self._seconds([2 * size] * _CLIENTS)
         told = f"{stacked / looped:.2f} times the time"
         if stacked > _GAIN * looped:
             return Choice(False, f"clients one by one: a stack would take {told}")
-        if not all(self._agree([size] * count) for count in _GROUPS):
-            return Choice(False, "clients one by one: stacked, they would differ in the last bits")
+        hint = f"; engine.stack={_CLIENTS} takes {told} and is the same for any number of workers"
+        if not agree or not all(self._agree([size] * count) for count in _GROUPS):
+            return self._apart("they", hint)
         if not self._agree([rest for rest in self.rests for _ in range(2)]):
-            return Choice(False, "clients one by one: stacked, the last batches would differ in the last bits")
-        return Choice(True, f"clients in stacks, which take {told} of one by one and give the same bits")
+            return self._apart("the last batches", hint)
+        same = "the same weights but for rounding" if self._on_gpu else "the same bits"
+        return Choice(True, f"clients in stacks, which take {told} of one by one and give {same}")
+
+    def _apart(self, what: str, hint: str = "") -> Choice:
+        """Refuse the stack; `hint` says what it is worth to those who do not mind."""
+        by = f"by more than {_ROUNDING:g}" if self._on_gpu else "in the last bits"
+        return Choice(False, f"clients one by one: stacked, {what} would differ {by}{'' if self._on_gpu else hint}")
+
+    @property
+    def _on_gpu(self) -> bool:
+        """Whether no bits are promised anyway, so that stacks need not give the same."""
+        return self.flat.flat.device.type != "cpu"
 
     def _agree(self, sizes: Sequence[int]) -> bool:
         if not sizes:
             return True
         looped = [_copied(update) for update in self._looped(sizes)]
-        return all(_same(*pair) for pair in zip(looped, self._stacked(sizes), strict=True))
+        tolerance = _ROUNDING if self._on_gpu else 0.0
+        return all(_same(*pair, tolerance) for pair in zip(looped, self._stacked(sizes), strict=True))
 
     def _seconds(self, sizes: Sequence[int]) -> tuple[float, float]:
         """Give the least seconds of both ways, in turns; of this process alone where it is the processor's."""
@@ -133,7 +153,7 @@ class Trial:
         return best[0], best[1]
 
     def _clock(self) -> float:
-        if self.flat.flat.device.type == "cpu":
+        if not self._on_gpu:
             return time.process_time()
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -171,9 +191,14 @@ def _copied(update: Update) -> Update:
     return Update({name: np.array(value) for name, value in update.weights.items()}, update.examples, update.metrics)
 
 
-def _same(one: Update, other: Update) -> bool:
-    facts = (one.examples, dict(one.metrics)) == (other.examples, dict(other.metrics))
-    return facts and all(np.array_equal(value, other.weights[name]) for name, value in one.weights.items())
+def _same(one: Update, other: Update, tolerance: float) -> bool:
+    """Say whether two updates are the same, figures included; weights and figures with a tolerance, 0 for none."""
+    if one.examples != other.examples or one.metrics.keys() != other.metrics.keys():
+        return False
+    near = partial(np.allclose, rtol=tolerance, atol=tolerance)
+    if not all(near(value, other.metrics[name]) for name, value in one.metrics.items()):
+        return False
+    return all(near(value, other.weights[name]) for name, value in one.weights.items())
 
 
 def _rests(federation: Federation) -> list[int]:
@@ -203,7 +228,7 @@ def _key(federation: Federation, half: ClientHalf[Any], rests: Sequence[int]) ->
         "train": config.train.model_dump(mode="json", exclude={"epochs", "steps", "lr", "lr_decay"}),
         "rests": list(rests),
         "plain": repr(half.plain()),
-        "device": config.engine.device,
+        "device": [config.engine.device, config.engine.cuda_graphs],
         "versions": [version("fedbox"), torch.__version__, np.__version__, platform.python_version()],
         "machine": [platform.node(), platform.machine(), platform.processor(), _processor()],
     }

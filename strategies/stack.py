@@ -5,8 +5,9 @@ whose learning rate is the same, train together; who has run out of batches take
 Clients are sorted so that those who go together lie side by side.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..configs import Config
 from ..models import FlatModel
 from ..models.stacked import Stack, StackError
 from .contract import ClientHalf, Plain, Update
+from .graphs import Replays
 from .optim import lr_factor
 from .samples import Batch, Samples
 from .site import Site
@@ -58,9 +60,10 @@ class _Course:
 class StackTrainer:
     """Trains groups of clients that have the same network; the stack is kept and grows to the largest group."""
 
-    def __init__(self, like: FlatModel, plain: Plain) -> None:
-        self.like, self.plain = like, plain
+    def __init__(self, like: FlatModel, plain: Plain, replays: Callable[[torch.device], Replays] = Replays.on) -> None:
+        self.like, self.plain, self._replays_on = like, plain, replays
         self._stack: Stack | None = None
+        self._replays = Replays(None)
         self._room = _Room()
         self._losses: list[tuple[list[_Course], Tensor]] = []  # the clients of a step and their losses [m, b]
 
@@ -71,6 +74,7 @@ class StackTrainer:
         """
         if self._stack is None or self._stack.size < len(sites):
             self._stack = Stack(self.like, len(sites))
+            self._replays = self._replays_on(self.like.flat.device)  # recordings are of the stack they were made of
         courses = [_course(place, site, held) for place, (site, held) in enumerate(zip(sites, samples, strict=True))]
         courses.sort(key=lambda course: (-len(course.sizes), course.sizes))
         for row, course in enumerate(courses):
@@ -102,14 +106,8 @@ class StackTrainer:
         """Take one step of the clients of a run, which lie side by side: x [m, b, ...], y [m, b]."""
         assert self._stack is not None
         rows = slice(run[0].row, run[-1].row + 1)
-        logits = self._stack.logits(x, rows)
-        with torch.no_grad():
-            scores = torch.log_softmax(logits, 2)
-            # The gradient of a mean of cross-entropies, as autograd forms it: each client's own mean.
-            inner = torch.zeros_like(scores).scatter_(2, y.unsqueeze(2), -1.0 / y.shape[1])
-            outer = torch._log_softmax_backward_data(inner, scores, 2, scores.dtype)
-        torch.autograd.backward(logits, outer)
-        self._losses.append((run, -scores.gather(2, y.unsqueeze(2)).squeeze(2)))
+        losses = self._replays.run((rows.start, rows.stop), partial(_losses, self._stack, rows), x, y)
+        self._losses.append((run, losses))
         self._descend(run[0], step, rows, velocity)
 
     @torch.no_grad()
@@ -146,6 +144,18 @@ class StackTrainer:
         for value, size in zip(course.losses, course.sizes, strict=True):
             total += value * size
         return Update(weights, len(course.samples), {"train_loss": total / sum(course.sizes)})
+
+
+def _losses(stack: Stack, rows: slice, x: Tensor, y: Tensor) -> Tensor:
+    """Give the losses [m, b] of the models of the rows; their mean's gradients lie in the stack's bank afterwards."""
+    logits = stack.logits(x, rows)
+    with torch.no_grad():
+        scores = torch.log_softmax(logits, 2)
+        # The gradient of a mean of cross-entropies, as autograd forms it: each client's own mean.
+        inner = torch.zeros_like(scores).scatter_(2, y.unsqueeze(2), -1.0 / y.shape[1])
+        outer = torch._log_softmax_backward_data(inner, scores, 2, scores.dtype)
+    torch.autograd.backward(logits, outer)
+    return -scores.gather(2, y.unsqueeze(2)).squeeze(2)
 
 
 def _means(losses: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,19 @@ def test_a_forced_stack_is_the_same_for_every_number_of_workers(tmp_path: Path, 
     assert said.words == [
         "clients one by one: they cannot be stacked (train.optimizer=adam: only sgd has a step over all clients)"
     ]
+
+
+def test_what_a_stack_is_worth_is_told_where_only_bits_speak_against_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(calibrate, "_GAIN", 1e9)
+    monkeypatch.setattr(calibrate, "_SHORT", 1e9)  # however busy the machine is
+    monkeypatch.setattr(calibrate, "_same", lambda *_: False)
+    said = Said()
+    run(tmp_path / "run", model={"name": "cnn", "options": {"width": 4}}, rounds=1, callbacks=[said])
+    told = r"clients one by one: stacked, they would differ in the last bits; engine\.stack=8 takes \d+\.\d\d times"
+    assert re.match(told, said.words[0])
 
 
 @pytest.mark.parametrize("kind", ["nan", "raises", "huge", "missing", "infinite-extra", "metric", "nothing"])
