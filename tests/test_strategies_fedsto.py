@@ -121,7 +121,9 @@ def test_a_round_of_each_phase_leaves_what_the_report_needs(tmp_path: Path) -> N
     assert set(summary["metrics"]["map50_by_domain"]) == {"cloudy", "overcast", "rainy", "snowy"}
     assert 0 <= summary["metrics"]["map50"] <= 1
     for record in result.rounds[1:]:
-        assert {"pseudo_precision", "pseudo_recall", "train_loss", "server_train_loss"} <= set(record["metrics"])
+        metrics = record["metrics"]
+        assert {"pseudo_per_image", "pseudo_recall", "train_loss", "server_train_loss"} <= set(metrics)
+        assert ("pseudo_precision" in metrics) == (metrics["pseudo_per_image"] > 0)
     from fedbox.server.report import write_report
 
     page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text()
