@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Resident:
     def trainer(self, plain: Plain, cuda_graphs: bool) -> StackTrainer:
         """Give what trains several clients from the weights that the network holds, built when it is first wanted."""
         if self._trainer is None:
-            self._trainer = StackTrainer(self.flat, plain, partial(Replays.on, wanted=cuda_graphs))
+            self._trainer = StackTrainer(self.flat, plain, Replays.on(self.flat.flat.device, cuda_graphs))
         return self._trainer
 
     def spare(self) -> FlatModel:

@@ -34,8 +34,8 @@ def unknown_names(reader: Reader, given: Iterable[str], common: Iterable[str]) -
 
 def check_names(dataset: str, reader: Reader, given: Mapping[str, Any], common: Iterable[str]) -> None:
     """Raise DataError for an option that neither the reader nor `common` knows."""
-    allowed = sorted({*options_of(reader), *common})
-    if unknown := unknown_names(reader, given, allowed):
+    if unknown := unknown_names(reader, given, common):
+        allowed = sorted({*options_of(reader), *common})
         hints = ", ".join(f"{name!r}{did_you_mean(name, allowed)}" for name in unknown)
         raise DataError(f"data set {dataset!r} has no option {hints}; allowed are {', '.join(allowed)}")
 

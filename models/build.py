@@ -171,21 +171,17 @@ def foreign_options(name: str, names: Iterable[str]) -> list[str]:
         signature = inspect.signature(find_model(name))
     except ValueError:
         return []
-    return [option for option in names if not _takes(signature, option)]
+    return _foreign(signature, names)[0]
 
 
-def _takes(signature: inspect.Signature, option: str) -> bool:
-    taken, allowed, open_ended = _options(signature)
-    return option not in taken and (option in allowed or open_ended)
-
-
-def _options(signature: inspect.Signature) -> tuple[set[str], list[str], bool]:
-    """Return the names of shape and classes, whatever the callable calls them; its options; whether it takes any."""
+def _foreign(signature: inspect.Signature, names: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return those of the names that are no options of a model, and the options that it has by name."""
     named = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY}]
     positional = [p for p in signature.parameters.values() if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD}]
-    taken = {p.name for p in positional[:2]}
+    taken = {p.name for p in positional[:2]}  # shape and classes, whatever the callable calls them
+    allowed = [p.name for p in named if p.name not in taken]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    return taken, [p.name for p in named if p.name not in taken], open_ended
+    return [name for name in names if name in taken or (name not in allowed and not open_ended)], allowed
 
 
 def _check_options(name: str, constructor: Callable[..., Any], options: Mapping[str, object]) -> None:
@@ -193,9 +189,9 @@ def _check_options(name: str, constructor: Callable[..., Any], options: Mapping[
         signature = inspect.signature(constructor)
     except ValueError:  # some callables written in C tell no signature; the call itself will judge
         return
-    for option in options:
-        if not _takes(signature, option):
-            raise ModelError(f"model {name!r} has no option {option!r}.{did_you_mean(option, _options(signature)[1])}")
+    foreign, allowed = _foreign(signature, options)
+    if foreign:
+        raise ModelError(f"model {name!r} has no option {foreign[0]!r}.{did_you_mean(foreign[0], allowed)}")
     try:
         signature.bind(None, None, **options)
     except TypeError as error:

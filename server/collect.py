@@ -187,8 +187,7 @@ class Collector:
     def _count(name: str, metrics: Mapping[str, float], examples: int, result: Collected) -> None:
         usable = {key: value for key, value in metrics.items() if abs(value) <= _LARGEST}  # NaN is not, either
         result.clients[name] = usable | {"examples": examples}
-        for key in metrics.keys() - usable.keys():
-            result.left_out.setdefault(key, []).append(name)
+        result.not_finite.update(metrics.keys() - usable.keys())
 
 
 @dataclass

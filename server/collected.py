@@ -1,6 +1,7 @@
 """What a round gave: the clients' figures, the bytes that travelled, who failed and why; and its line."""
 
 import math
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -27,8 +28,8 @@ class Collected:
     bytes_down: int = 0
     late: int = 0
     """Updates of earlier rounds that were used."""
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    """By metric, the clients whose value was not finite, and so is in no mean."""
+    not_finite: Counter[str] = field(default_factory=Counter)
+    """By metric, how many clients gave a value that was not finite, and so is in no mean."""
     visits: list[Visit] = field(default_factory=list)
     """When each client of the cohort had its turn."""
 
@@ -60,7 +61,7 @@ class Collected:
         names = sorted({name for row in self.clients.values() for name in row} - {"examples"})
         means = {name: self.mean(name) for name in names}
         late = {"late_updates": float(self.late)} if self.late else {}
-        lacking = {f"{name}_not_finite": float(len(self.left_out[name])) for name in sorted(self.left_out)}
+        lacking = {f"{name}_not_finite": float(count) for name, count in sorted(self.not_finite.items())}
         return {name: value for name, value in means.items() if value is not None} | late | lacking
 
     def reasons(self, most: int = 5) -> str:

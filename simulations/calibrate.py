@@ -101,7 +101,7 @@ class Trial:
         self.initial = flat.flat.clone()
         plain = half.plain()
         assert plain is not None
-        self.trainer = StackTrainer(flat, plain, partial(Replays.on, wanted=self.config.engine.cuda_graphs))
+        self.trainer = StackTrainer(flat, plain, Replays.on(flat.flat.device, self.config.engine.cuda_graphs))
 
     def choice(self) -> Choice:
         """Give the faster way of the two that give the same bits."""
@@ -244,11 +244,13 @@ def _processor() -> str:
 
 
 def _recall(file: Path | None, key: str) -> Choice | None:
+    if file is None:
+        return None
     try:
-        found = None if file is None else Choice(**json.loads(file.read_text(encoding="utf-8"))[key])
+        found = Choice(**json.loads(file.read_text(encoding="utf-8"))[key])
     except (OSError, ValueError, KeyError, TypeError):
         return None  # nothing there, or nothing that can be read: it is found out once more
-    known = found is not None and isinstance(found.stacked, bool) and isinstance(found.why, str) and found.size == 0
+    known = isinstance(found.stacked, bool) and isinstance(found.why, str) and found.size == 0
     return found if known else None
 
 

@@ -24,6 +24,7 @@ from ..server.loop import SERVER_BUFFER
 from ..server.own import Own
 from ..server.records import WHOLE
 from ..server.session import check, own_thread_and_randomness
+from ..server.stats import natural
 from ..strategies.contract import ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site
 from ..strategies.device import check_device
 from ..strategies.exact import Arrays
@@ -130,7 +131,7 @@ def _names(folder: Path) -> str:
     """Name the clients that kept something."""
     place = folder / "clients"
     names = [path.name for path in place.iterdir()] if place.is_dir() else []
-    return some(sorted(names, key=lambda name: (len(name), name)))
+    return some(sorted(names, key=natural))
 
 
 def _left(folder: Path, config: Config, state: bool) -> _Left:

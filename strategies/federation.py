@@ -52,23 +52,20 @@ class Federation:
     @classmethod
     def undealt(cls, config: Config) -> "Federation":
         """Read the data set and deal nothing: enough to measure on the server's samples. Raises DataError."""
-        data = config.data
-        dataset = load_dataset(data.dataset, data.root, **data.options)
-        validation, rest = holdout(dataset.train.labels, data.validation_share, derive(config.seed, "validation"))
+        dataset, validation, rest = _read(config)
         return cls(config, dataset, rest[:0], validation, Partition.empty())
 
     @classmethod
     def prepare(cls, config: Config) -> "Federation":
         """Read the data set and deal it, as a pure function of the configuration. Raises DataError."""
-        data, bare = config.data, cls.undealt(config)
-        dataset, validation = bare.dataset, bare.validation
+        data = config.data
+        dataset, validation, rest = _read(config)
         if isinstance(dataset, TextSet) and config.train.view != "none":
             raise DataError(
                 f"train.view is {config.train.view}, but {dataset.name} holds sentences, of which there are no views; "
                 "give train.view=none"
             )
         labels = dataset.train.labels
-        rest = np.setdiff1d(np.arange(len(labels)), validation)
         held, kept = _server_part(config, dataset, rest)
         dealt = rest[kept]
         attributes = {name: values[dealt] for name, values in dataset.train.attributes.items()}
@@ -238,6 +235,13 @@ class Federation:
         Clients with the same network begin from the same weights.
         """
         return network(self.config, self.spec(client), Inputs.of(self.dataset), device)
+
+
+def _read(config: Config) -> tuple[DataSet | BoxSet, NDArray[np.int64], NDArray[np.int64]]:
+    """Read the data set; give it, the places of the validation samples, and those of the others."""
+    data = config.data
+    dataset = load_dataset(data.dataset, data.root, **data.options)
+    return dataset, *holdout(dataset.train.labels, data.validation_share, derive(config.seed, "validation"))
 
 
 def read_expert(key: str, file: str | None) -> dict[str, NDArray[Any]]:

@@ -46,9 +46,14 @@ class Replays:
         self._kept: dict[Hashable, _Recording] = {}
 
     @classmethod
-    def on(cls, device: torch.device, wanted: bool = True) -> "Replays":
+    def on(cls, device: torch.device, wanted: bool) -> "Replays":
         """Give those of a device: CUDA graphs on a GPU where they are wanted, else every step as it comes."""
         return cls(CudaGraphs(device) if wanted and device.type == "cuda" else None)
+
+    def forget(self) -> None:
+        """Drop all recordings: what they read and write is no longer in use."""
+        self._met.clear()
+        self._kept.clear()
 
     def run(self, key: Hashable, step: Step, x: Tensor, y: Tensor) -> Tensor:
         """Do a step on x and y. `key` says on what else it depends; the result is the caller's to keep."""

@@ -5,7 +5,7 @@ whose learning rate is the same, train together; who has run out of batches take
 Clients are sorted so that those who go together lie side by side.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -60,10 +60,9 @@ class _Course:
 class StackTrainer:
     """Trains groups of clients that have the same network; the stack is kept and grows to the largest group."""
 
-    def __init__(self, like: FlatModel, plain: Plain, replays: Callable[[torch.device], Replays] = Replays.on) -> None:
-        self.like, self.plain, self._replays_on = like, plain, replays
+    def __init__(self, like: FlatModel, plain: Plain, replays: Replays) -> None:
+        self.like, self.plain, self._replays = like, plain, replays
         self._stack: Stack | None = None
-        self._replays = Replays(None)
         self._room = _Room()
         self._losses: list[tuple[list[_Course], Tensor]] = []  # the clients of a step and their losses [m, b]
 
@@ -74,7 +73,7 @@ class StackTrainer:
         """
         if self._stack is None or self._stack.size < len(sites):
             self._stack = Stack(self.like, len(sites))
-            self._replays = self._replays_on(self.like.flat.device)  # recordings are of the stack they were made of
+            self._replays.forget()  # recordings are of the stack they were made of
         courses = [_course(place, site, held) for place, (site, held) in enumerate(zip(sites, samples, strict=True))]
         courses.sort(key=lambda course: (-len(course.sizes), course.sizes))
         for row, course in enumerate(courses):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from plugins_for_tests import TOY, lines, run, run_trouble
+from sites_for_tests import small_site
 
 from fedbox.client.workspace import Visit, Workspace
 from fedbox.configs import load_config
@@ -23,22 +24,11 @@ from fedbox.simulations.run import Parts, check, run_config
 from fedbox.strategies.contract import ClientHalf, Update
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedprox import FedProxClient, FedProxSettings
-from fedbox.strategies.samples import Samples
-from fedbox.strategies.site import Holdings, Site
+from fedbox.strategies.graphs import Replays
+from fedbox.strategies.site import Site
 from fedbox.strategies.stack import StackTrainer
 
 RAGGED = [6, 4, 0, 5, 6]
-
-
-def _site(flat: FlatModel, number: int, count: int, train: Any) -> Site:
-    rng = np.random.default_rng(number)
-    images, labels = rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8), rng.integers(0, 10, count)
-    samples = Samples(images, labels, mean=[0.5], std=[0.3], device=torch.device("cpu"))
-    if flat.flat.dtype == torch.float64:
-        samples._mean, samples._std = samples._mean.double(), samples._std.double()
-        samples._x = samples.normalize(samples._bytes.double() / 255)
-    held = Holdings(lambda: samples, lambda: samples, lambda: samples)
-    return Site(f"client-{number}", flat, train, held, 10, seed=3, round=2)
 
 
 def _both(model: str, dtype: torch.dtype, train: dict[str, Any]) -> tuple[list[Update], list[Update]]:
@@ -49,12 +39,12 @@ def _both(model: str, dtype: torch.dtype, train: dict[str, Any]) -> tuple[list[U
     looped = []
     for number, count in enumerate(RAGGED):
         flat.flat.copy_(initial)
-        looped.append(half.train(_site(flat, number, count, config)))
+        looped.append(half.train(small_site(flat, number, count, config, seed=number)))
     flat.flat.copy_(initial)
-    sites = [_site(flat, number, count, config) for number, count in enumerate(RAGGED)]
+    sites = [small_site(flat, number, count, config, seed=number) for number, count in enumerate(RAGGED)]
     plain = half.plain()
     assert plain is not None
-    return looped, StackTrainer(flat, plain).train(sites, [site.labelled for site in sites])
+    return looped, StackTrainer(flat, plain, Replays(None)).train(sites, [site.labelled for site in sites])
 
 
 FULL = {"epochs": 2, "momentum": 0.9, "weight_decay": 0.01, "schedule": "cosine"}

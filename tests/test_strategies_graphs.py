@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sites_for_tests import small_site
 from torch import Tensor
 
 from fedbox.configs import load_config
@@ -14,8 +15,6 @@ from fedbox.models import FlatModel, build_model
 from fedbox.strategies import graphs
 from fedbox.strategies.contract import Plain, Update
 from fedbox.strategies.graphs import Replays
-from fedbox.strategies.samples import Samples
-from fedbox.strategies.site import Holdings, Site
 from fedbox.strategies.stack import StackTrainer
 
 GROUPS = ([6, 4, 5], [4, 4, 6], [9, 6, 0, 4, 7], [6, 4, 5])  # the third needs a larger stack
@@ -40,26 +39,21 @@ class Tape:
         return replay, result
 
 
-def _train(model: str, replays: Callable[[torch.device], Replays], device: str = "cpu") -> list[Update]:
+def _train(model: str, replays: Replays, device: str = "cpu") -> list[Update]:
     """Train groups of ragged clients one after the other with one trainer."""
     config = load_config({"train": {"batch_size": 4, "lr": 0.05, "epochs": 3, "momentum": 0.9}}).train
     flat = FlatModel(build_model(model, shape=(1, 8, 8), classes=10, seed=0), device)
     initial, trainer, found = flat.flat.clone(), StackTrainer(flat, Plain(pull=0.1), replays), []
     for round_, counts in enumerate(GROUPS):
         flat.flat.copy_(initial)
-        sites = [_site(flat, number, count, config, round_) for number, count in enumerate(counts)]
+        sites = [
+            small_site(flat, number, count, config, seed=[number, round_], round_=round_)
+            for number, count in enumerate(counts)
+        ]
         for update in trainer.train(sites, [site.labelled for site in sites]):
             weights = {name: np.array(value) for name, value in update.weights.items()}
             found.append(Update(weights, update.examples, update.metrics))
     return found
-
-
-def _site(flat: FlatModel, number: int, count: int, train: Any, round_: int) -> Site:
-    rng = np.random.default_rng([number, round_])
-    images, labels = rng.integers(0, 256, (count, 1, 8, 8), dtype=np.uint8), rng.integers(0, 10, count)
-    samples = Samples(images, labels, mean=[0.5], std=[0.3], device=flat.flat.device)
-    held = Holdings(lambda: samples, lambda: samples, lambda: samples)
-    return Site(f"client-{number}", flat, train, held, 10, seed=3, round=round_)
 
 
 def _assert_same(found: list[Update], wanted: list[Update], tolerance: float = 0.0) -> None:
@@ -74,8 +68,8 @@ def _assert_same(found: list[Update], wanted: list[Update], tolerance: float = 0
 @pytest.mark.parametrize("model", ["mlp", "cnn", "resnet"])
 def test_replayed_steps_give_what_steps_as_they_come_give(model: str) -> None:
     tape = Tape()
-    found = _train(model, lambda device: Replays(tape))
-    _assert_same(found, _train(model, Replays.on))
+    found = _train(model, Replays(tape))
+    _assert_same(found, _train(model, Replays(None)))
     assert tape.replayed > tape.recorded > 3  # shapes recur, in more than one stack
 
 
@@ -85,7 +79,7 @@ def test_what_cannot_be_recorded_is_done_as_it_comes(caplog: pytest.LogCaptureFi
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     with caplog.at_level(logging.WARNING, logger="fedbox.engine"):
-        _assert_same(_train("mlp", lambda device: Replays(refuse)), _train("mlp", Replays.on))
+        _assert_same(_train("mlp", Replays(refuse)), _train("mlp", Replays(None)))
     assert "recorded as CUDA graphs (operation not permitted when stream is capturing): each" in caplog.text
 
 
@@ -94,7 +88,7 @@ def test_a_lack_of_memory_is_no_reason_to_go_on() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        _train("mlp", lambda device: Replays(fill))
+        _train("mlp", Replays(fill))
 
 
 def test_few_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +105,6 @@ def test_few_recordings_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("model", ["mlp", "cnn", "resnet"])
 def test_cuda_graphs_give_what_single_kernels_give(model: str, caplog: pytest.LogCaptureFixture) -> None:
-    found = _train(model, Replays.on, "cuda")
+    found = _train(model, Replays.on(torch.device("cuda"), wanted=True), "cuda")
     assert "CUDA graphs" not in caplog.text
-    _assert_same(found, _train(model, lambda device: Replays(None), "cuda"), 1e-3)
+    _assert_same(found, _train(model, Replays(None), "cuda"), 1e-3)
