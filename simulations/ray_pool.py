@@ -124,6 +124,7 @@ class RayPool:
 
     def await_ready(self) -> None:
         """Wait until one actor can take clients; those that replace a lost node's may wait for room for ever."""
+        self._renew()
         end = time.monotonic() + _PLACED
         while not any(actor.ready for actor in self._actors):
             waiting = [actor.waits_for for actor in self._actors]
@@ -138,31 +139,37 @@ class RayPool:
 
         Raises WorkerError when all actors are gone and no new one comes.
         """
+        self._renew()
         source = iter(tasks)
         again: deque[_Job] = deque()
-        try:
-            while True:
-                for actor in self._actors:
-                    if actor.ready and not actor.retired and actor.job is None and (job := _next(again, source)):
-                        self._send(actor, job)
-                busy = [actor for actor in self._actors if actor.job or not actor.ready]
-                if not any(actor.job for actor in busy) and len(busy) < len(self._actors):
-                    return
-                left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                if not any(actor.job for actor in busy):  # nobody is left: a new actor comes, or none does
-                    left = min(left, _PLACED) if left is not None else _PLACED
-                done, _ = ray.wait([actor.waits_for for actor in busy], timeout=left)
-                if not done and (deadline is None or time.monotonic() < deadline):
-                    raise WorkerError(  # never a round without these clients: its model would be another one
-                        f"no actor is left, and the Ray cluster started none within {_PLACED:g} s; `ray status` tells "
-                        "what it waits for; then go on with --resume"
-                    )
-                if not done:
-                    return
-                yield from self._take(self._of(done[0]), again)
-        finally:
-            for actor in [actor for actor in self._actors if actor.job]:
-                self._replace(actor)
+        while True:
+            for actor in self._actors:
+                if actor.ready and not actor.retired and actor.job is None and (job := _next(again, source)):
+                    self._send(actor, job)
+            busy = [actor for actor in self._actors if actor.job or not actor.ready]
+            if not any(actor.job for actor in busy) and len(busy) < len(self._actors):
+                return
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            if not any(actor.job for actor in busy):  # nobody is left: a new actor comes, or none does
+                left = min(left, _PLACED) if left is not None else _PLACED
+            done, _ = ray.wait([actor.waits_for for actor in busy], timeout=left)
+            if not done and (deadline is None or time.monotonic() < deadline):
+                raise WorkerError(  # never a round without these clients: its model would be another one
+                    f"no actor is left, and the Ray cluster started none within {_PLACED:g} s; `ray status` tells "
+                    "what it waits for; then go on with --resume"
+                )
+            if not done:
+                return
+            yield from self._take(self._of(done[0]), again)
+
+    def _renew(self) -> None:
+        """Replace the actors that still run a client of a round that is over.
+
+        Not when that round ends: it may end by a signal, which Ray's own processes got as well, and a start would wait
+        for them for ever.
+        """
+        for actor in [actor for actor in self._actors if actor.job]:
+            self._replace(actor)
 
     def _of(self, answer: Any) -> _Actor:
         return next(actor for actor in self._actors if actor.waits_for == answer)
