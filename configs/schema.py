@@ -150,6 +150,9 @@ class TrainConfig(Block):
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(0.0, description="sgd: momentum, afresh in each round")
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.0, description="pull of the weights towards zero")
     clip_norm: Annotated[float, Field(gt=0.0)] | None = Field(None, description="largest norm of a gradient")
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of forward passes; bfloat16: mixed precision (autocast), for GPUs and large models"
+    )
     view: Literal["none", "weak", "strong"] = Field("none", description="augmentation of the labelled samples")
     flip: bool = Field(True, description="views may mirror an image; false where left and right differ in meaning")
     view_strength: Share = Field(0.5, description="strength of the strong view")

@@ -44,6 +44,7 @@ class Detector(nn.Module):
         height, width = x.shape[-2:]
         _check_sides(height, width)
         raw = torch.cat(self.head(self.neck(self.backbone(x))), dim=1)
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))  # pixels want more than bfloat16 has
         points, strides = grid(height, width, raw)
         centre = points + strides[:, None] * raw[..., :2]
         half = (SIDE / 2) * strides[:, None] * raw[..., 2:4].clamp(-LIMIT, LIMIT).exp()

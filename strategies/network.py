@@ -6,6 +6,7 @@ from ..configs import Config, ModelSpec
 from ..data.inputs import Inputs
 from ..models import FlatModel, ModelError, PlainModel, build_model, load_weights
 from ..models.detections import ObjectDetector
+from ..models.precision import lower_precision
 from .seeds import derive
 
 
@@ -27,5 +28,7 @@ def network(config: Config, spec: ModelSpec, inputs: Inputs, device: torch.devic
         raise ModelError(f"the samples of {inputs.dataset} want {wanted}; {spec.name} is none")
     if weights is not None:
         load_weights(module, weights)
+    if config.train.precision == "bfloat16":
+        lower_precision(module, device)
     kind = PlainModel if config.engine.kind == "plain" else FlatModel
     return kind(module, device)

@@ -37,6 +37,8 @@ def refuse_training(config: Config, half: ClientHalf[Any]) -> None:
         raise StackError(f"train.optimizer={train.optimizer}: only sgd has a step over all clients")
     if train.clip_norm is not None:
         raise StackError("train.clip_norm: each client's gradient has its own norm")
+    if train.precision != "float32":
+        raise StackError(f"train.precision={train.precision}: stacks compute in float32")
     if config.model.family or config.model.by_client:
         raise StackError("model.family: clients have different networks")
     if config.clients.order.kind != "none":
