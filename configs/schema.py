@@ -207,8 +207,12 @@ class EngineConfig(Block):
         "inprocess",
         description="engine that runs the clients; plain: one process, separate tensors, for debugging",
     )
-    workers: Count | None = Field(None, description="worker processes; null: as many as cores, plain: 1; 1: no process")
-    device: str = Field("cpu", description="torch device of the participants: cpu, cuda, cuda:0")
+    workers: Count | None = Field(
+        None, description="worker processes; null: as many as cores, on GPUs at most 4 each, plain: 1; 1: no process"
+    )
+    device: str = Field(
+        "cpu", description="torch device of the participants: cpu, cuda (workers share all GPUs), cuda:0"
+    )
     stack: Annotated[Literal["off", "auto"] | Count, BeforeValidator(stack_word)] = Field(
         "auto",
         description="clients that train in one pass: so many, off for none, auto where it is faster to the same bits",

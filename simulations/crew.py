@@ -1,7 +1,11 @@
 """The worker processes of a pool: how many there are, what they are set up for, who takes the place of whom."""
 
 import contextlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
+from ..strategies.device import gpus
 from ..strategies.federation import Federation
 from .processes import WorkerProcess, start_worker
 from .protocol import Setup
@@ -21,6 +25,7 @@ class Crew:
     def __init__(self, workers: int) -> None:
         self._data, self._broadcast = Block(), Block()
         self._setup: Setup | None = None
+        self._gpus: list[str] = []
         self._peak_mb = 0.0
         self.retries = Retries()
         self._lost = 0  # workers in a row that ended before they were ready
@@ -50,6 +55,7 @@ class Crew:
         """
         self.schedule = Schedule(federation)
         self._setup, self.workers = None, self._wanted
+        self._gpus = gpus(federation.config.engine.device)
         self._complete()
         shared = share(federation, self._data)
         self._setup = Setup(config_json, folder, shared)
@@ -59,9 +65,13 @@ class Crew:
         self.await_ready()
 
     def _tell(self, worker: WorkerProcess) -> None:
+        assert self._setup is not None
+        if worker.gpu is None and self._gpus:
+            taken = Counter(each.gpu for each in self._workers if not each.retired)
+            worker.gpu = min(self._gpus, key=lambda gpu: taken[gpu])
         # A worker that is already dead is noticed when its answer is awaited.
         with contextlib.suppress(BrokenPipeError):
-            worker.pipe.send(self._setup)
+            worker.pipe.send(replace(self._setup, gpu=worker.gpu))
 
     def _await_ready(self, worker: WorkerProcess) -> None:
         if worker.ready:
@@ -90,7 +100,7 @@ class Crew:
     def _halve(self, first: WorkerProcess, client: str, sent: float) -> None:
         """Retire half of the workers, `first` and idle ones before others; those that run a client end it."""
         active = [worker for worker in self._workers if not worker.retired]
-        ranked = sorted(active, key=lambda worker: (worker is not first, len(worker.jobs)))
+        ranked = _by_turns(sorted(active, key=lambda worker: (worker is not first, len(worker.jobs))))
         gone = self.retries.half(client, sent, ranked)
         self.workers = len(active) - len(gone)
         for worker in gone:
@@ -109,7 +119,9 @@ class Crew:
             return
         self._peak_mb += worker.rss_mb
         worker.close()
-        self._workers[self._workers.index(worker)] = self._start()
+        place = self._workers.index(worker)
+        del self._workers[place]  # its GPU is free
+        self._workers.insert(place, self._start())
 
     @property
     def peak_rss_mb(self) -> float:
@@ -123,3 +135,13 @@ class Crew:
         self._workers.clear()
         self._data.close()
         self._broadcast.close()
+
+
+def _by_turns(workers: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+    """Give the workers so that their GPUs take turns, and otherwise in their order."""
+    turns = Counter[str | None]()
+    ranked: list[tuple[int, WorkerProcess]] = []
+    for worker in workers:
+        turns[worker.gpu] += 1
+        ranked.append((turns[worker.gpu], worker))
+    return [worker for _, worker in sorted(ranked, key=lambda pair: pair[0])]

@@ -42,6 +42,8 @@ class WorkerProcess:
     retired: bool = False
     """Gets no more clients, and goes when it has none."""
     rss_mb: float = 0.0
+    gpu: str | None = None
+    """The GPU that it has, where there are several."""
 
     def close(self) -> None:
         """End the process and free what it held. May be called anew where a signal broke it off."""

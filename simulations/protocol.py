@@ -24,6 +24,8 @@ class Setup:
     config_json: str
     folder: str
     data: Shared
+    gpu: str | None = None
+    """The one GPU that this worker is to see, as CUDA_VISIBLE_DEVICES names it; None: all of them."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ..server.outcome import Result, finish
 from ..server.session import check, claimed, conduct, raise_on_sigterm, session
 from ..server.tracking import trackers
 from ..strategies.contract import Plugin
-from ..strategies.device import check_device
+from ..strategies.device import check_device, gpus
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
@@ -34,6 +34,7 @@ from .pool import Pool
 from .workers import Workers
 
 __all__ = ["Parts", "check", "raise_on_sigterm", "run_config"]
+_A_GPU = 4  # workers, where not told how many
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,18 @@ def workers_of(config: Config) -> int:
     """Give the number of workers that a configuration asks for. Raises ConfigError for several on the plain path."""
     wanted = config.engine.workers
     if config.engine.kind != "plain":
-        return wanted or cores()
+        return wanted or _default_workers(config.engine.device)
     if wanted not in (None, 1):
         problem = f"got {wanted}, but engine.kind=plain runs in one process; leave it out, or take another engine"
         raise ConfigError("given", [Fault("engine.workers", problem)])
     return 1
+
+
+def _default_workers(device: str) -> int:
+    """Give a worker for each core; on GPUs, whose memory they share, no more than a few for each."""
+    if device.startswith("cpu"):
+        return cores()
+    return min(cores(), _A_GPU * max(len(gpus(device)), 1))
 
 
 def _pool(config: Config, workers: int) -> Workers | None:

@@ -22,6 +22,7 @@ from ..configs import Config
 from ..models.process import settle
 from ..server.memory import peak_rss_mb
 from ..strategies.base import Message, remade, run_config
+from ..strategies.device import VISIBLE
 from ..strategies.optim import make_optimizer
 from .packing import Broadcasts, pack
 from .protocol import Done, Setup, Surroundings, Task
@@ -43,6 +44,8 @@ class Worker:
 
     def setup(self, setup: Setup) -> None:
         """Build the workspace over the shared data."""
+        if setup.gpu is not None:
+            os.environ[VISIBLE] = setup.gpu  # nothing has asked for a GPU yet: neither the nursery nor this process
         config = Config.model_validate_json(setup.config_json)
         # torch's optimisers import a second's worth of modules when the first is made: not on a client's time.
         make_optimizer(config.train, [torch.nn.Parameter(torch.zeros(1))], config.train.lr)
