@@ -195,6 +195,7 @@ def _across(raw: Raw) -> Iterable[Fault]:
     if get("evaluate.clients", "none") in ("cohort", "all") and not (domain or get("data.test_share")):
         yield Fault("data.test_share", "evaluate.clients needs clients with a test set of their own, such as 0.2")
     yield from _exclusive(get)
+    yield from _ray_gpus(get)
     yield from _difficulty(get)
 
 
@@ -216,6 +217,17 @@ def _difficulty(get: Callable[..., Any]) -> Iterable[Fault]:
             "kind inc needs the model.safetensors whose losses say what is hard, or data.partition.key, a numeric "
             "attribute",
         )
+
+
+def _ray_gpus(get: Callable[..., Any]) -> Iterable[Fault]:
+    """Find GPUs that a Ray actor would not see."""
+    device = str(get("engine.device", "cpu"))
+    if get("engine.kind") != "ray" or not device.startswith("cuda"):
+        return
+    if device != "cuda":
+        yield Fault("engine.device", f"got {device}; Ray gives each actor a GPU, which it knows as cuda: take that")
+    if get("engine.ray.gpus") == 0:
+        yield Fault("engine.ray.gpus", "got 0; an actor needs a GPU for engine.device=cuda, or a share such as 0.25")
 
 
 def _exclusive(get: Callable[..., Any]) -> Iterable[Fault]:

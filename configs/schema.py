@@ -184,6 +184,10 @@ class ClientsConfig(Block):
     order: OrderConfig = Field(default_factory=OrderConfig)
 
 
+WORKERS_A_GPU = 4
+"""How many workers share a GPU, where nothing says otherwise."""
+
+
 class RayConfig(Block):
     """The Ray cluster and its actors (`engine.ray`); read by `engine.kind: ray` only."""
 
@@ -192,7 +196,15 @@ class RayConfig(Block):
     )
     actors: Count | None = Field(None, description="actors, each with a model; null: as many as there is room for")
     cpus: Annotated[float, Field(gt=0.0)] = Field(1.0, description="cores that an actor claims; it computes on one")
-    gpus: Annotated[float, Field(ge=0.0)] = Field(0.0, description="GPUs that an actor claims; 0.5: two share one")
+    gpus: Annotated[float, Field(ge=0.0)] | None = Field(
+        None, description="GPUs that an actor claims; 0.5: two share one; null: none on cpu, a quarter on cuda"
+    )
+
+    def claimed(self, device: str) -> float:
+        """Give the GPUs that an actor claims for training on a device."""
+        if self.gpus is not None:
+            return self.gpus
+        return 1 / WORKERS_A_GPU if device.startswith("cuda") else 0.0
 
 
 def stack_word(value: object) -> object:

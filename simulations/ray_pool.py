@@ -56,9 +56,12 @@ class _Actor:
 class RayPool:
     """Starts actors on a Ray cluster, gives them clients, takes their replies; replaces an actor that dies."""
 
-    def __init__(self, config: RayConfig, workers: int) -> None:
-        """Start a cluster of `workers` cores here, or join the one at the address. Raises ConfigError."""
-        self.config = config
+    def __init__(self, config: RayConfig, workers: int, device: str = "cpu") -> None:
+        """Start a cluster of `workers` cores here, or join the one at the address. Raises ConfigError.
+
+        `device` is what the clients train on.
+        """
+        self.config, self._gpus = config, config.claimed(device)
         self._actors: list[_Actor] = []
         self.spans: list[Span] = []
         self._record: ArrayRecord | None = None
@@ -82,12 +85,12 @@ class RayPool:
             if node["Alive"]:
                 has = node["Resources"]
                 fits = int(has.get("CPU", 0) / self.config.cpus)
-                room += min(fits, int(has.get("GPU", 0) / self.config.gpus)) if self.config.gpus else fits
+                room += min(fits, int(has.get("GPU", 0) / self._gpus)) if self._gpus else fits
         wanted = self.config.actors or room
         if wanted > room or not wanted:
             problem = (
                 f"the cluster has {have.get('CPU', 0):g} cores and {have.get('GPU', 0):g} GPUs, room for {room} actors "
-                f"of engine.ray.cpus={self.config.cpus:g} and engine.ray.gpus={self.config.gpus:g}, "
+                f"of engine.ray.cpus={self.config.cpus:g} and engine.ray.gpus={self._gpus:g}, "
                 f"but {wanted or 'at least 1'} are wanted; lower one of the three"
             )
             raise ConfigError("given", [Fault("engine.ray.actors", problem)])
@@ -107,7 +110,7 @@ class RayPool:
             self._await(actor)
 
     def _start(self) -> _Actor:
-        options = {"num_cpus": self.config.cpus, "num_gpus": self.config.gpus, "scheduling_strategy": "SPREAD"}
+        options = {"num_cpus": self.config.cpus, "num_gpus": self._gpus, "scheduling_strategy": "SPREAD"}
         handle = ray.remote(Resident).options(max_restarts=0, **options).remote(*self._arguments)
         return _Actor(handle, handle.ready.remote())
 

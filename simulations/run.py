@@ -10,6 +10,7 @@ from typing import Any
 from ..client.state import StateStore
 from ..client.workspace import Workspace, forget, use
 from ..configs import Config, ConfigError, Fault
+from ..configs.schema import WORKERS_A_GPU
 from ..data.cores import cores
 from ..data.progress import shown_by
 from ..models import buffer_names
@@ -34,7 +35,6 @@ from .pool import Pool
 from .workers import Workers
 
 __all__ = ["Parts", "check", "raise_on_sigterm", "run_config"]
-_A_GPU = 4  # workers, where not told how many
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _default_workers(device: str) -> int:
     """Give a worker for each core; on GPUs, whose memory they share, no more than a few for each."""
     if device.startswith("cpu"):
         return cores()
-    return min(cores(), _A_GPU * max(len(gpus(device)), 1))
+    return min(cores(), WORKERS_A_GPU * max(len(gpus(device)), 1))
 
 
 def _pool(config: Config, workers: int) -> Workers | None:
@@ -149,7 +149,7 @@ def _pool(config: Config, workers: int) -> Workers | None:
             raise ConfigError("given", [Fault("engine.kind", problem)])
         from .ray_pool import RayPool
 
-        return RayPool(config.engine.ray, workers)
+        return RayPool(config.engine.ray, workers, config.engine.device)
     return Pool(workers) if workers > 1 else None
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from plugins_for_tests import lines, run
 
-from fedbox.configs import load_config
+from fedbox.configs import ConfigError, load_config
+from fedbox.configs.schema import RayConfig
 from fedbox.simulations.crew import _by_turns
 from fedbox.simulations.processes import WorkerProcess, start_worker
 from fedbox.simulations.run import workers_of
@@ -101,3 +102,19 @@ def test_a_few_workers_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for device, wanted in {"cpu": 64, "cuda": 12, "cuda:2": 4}.items():
         assert workers_of(load_config("quickstart", [f"engine.device={device}"])) == wanted
     assert workers_of(load_config("quickstart", ["engine.device=cuda", "engine.workers=7"])) == 7
+
+
+def test_what_an_actor_of_ray_claims() -> None:
+    assert RayConfig().claimed("cpu") == 0
+    assert RayConfig().claimed("cuda") == 0.25
+    assert RayConfig(gpus=1).claimed("cuda") == RayConfig(gpus=1).claimed("cpu") == 1
+
+
+def test_gpus_that_an_actor_would_not_see() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config("quickstart", ["engine.kind=ray", "engine.device=cuda:1", "engine.ray.gpus=0"])
+    assert "engine.device: got cuda:1; Ray gives each actor a GPU, which it knows as cuda" in str(error.value)
+    assert "engine.ray.gpus: got 0; an actor needs a GPU for engine.device=cuda" in str(error.value)
+    for fine in (["engine.device=cuda"], ["engine.ray.gpus=0"], ["engine.device=cuda", "engine.ray.gpus=0.5"]):
+        load_config("quickstart", ["engine.kind=ray", *fine])
+    load_config("quickstart", ["engine.device=cuda:1", "engine.ray.gpus=0"])  # read by another engine only
