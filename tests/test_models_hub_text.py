@@ -183,8 +183,12 @@ def test_untied_leaves_what_is_computed() -> None:
     assert [name for name, _ in whole.named_parameters(remove_duplicate=False)] == ["0.weight", "0.bias", "1.bias"]
 
 
-@pytest.mark.parametrize("strategy", ["onebyte", "fedavg"])
-def test_a_federation_trains_it_and_every_worker_gives_the_same(tmp_path: Path, rows: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "precision"), [("onebyte", "float32"), ("fedavg", "float32"), ("onebyte", "bfloat16")]
+)
+def test_a_federation_trains_it_and_every_worker_gives_the_same(
+    tmp_path: Path, rows: Path, strategy: str, precision: str
+) -> None:
     folder = save_model(tmp_path / "opt", "opt")
     changes: dict[str, Any] = {
         "data.root": str(rows),
@@ -196,6 +200,7 @@ def test_a_federation_trains_it_and_every_worker_gives_the_same(tmp_path: Path, 
         "clients.per_round": 2,
         "model.options": {"weights": str(folder), "words": ["bad", "good"]},
         "strategy": strategy,
+        "train.precision": precision,
         "rounds": 3,
         "evaluate.every": 1,
     }
