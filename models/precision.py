@@ -28,7 +28,7 @@ def _lowered(kind: Any, device: str) -> type[nn.Module]:
             out = kind.forward(self, *args, **kwargs)
         return _full(out)
 
-    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__})
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 
 
 def _full(value: Any) -> Any:

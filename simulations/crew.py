@@ -42,8 +42,9 @@ class Crew:
         while sum(not worker.retired for worker in self._workers) < self.workers:
             self._workers.append(self._start())
 
-    def _start(self) -> WorkerProcess:
+    def _start(self, gpu: str | None = None) -> WorkerProcess:
         worker = start_worker(SLABS, (self._data.fd, self._broadcast.fd))
+        worker.gpu = gpu
         if self._setup is not None:
             self._tell(worker)
         return worker
@@ -119,9 +120,7 @@ class Crew:
             return
         self._peak_mb += worker.rss_mb
         worker.close()
-        place = self._workers.index(worker)
-        del self._workers[place]  # its GPU is free
-        self._workers.insert(place, self._start())
+        self._workers[self._workers.index(worker)] = self._start(worker.gpu)
 
     @property
     def peak_rss_mb(self) -> float:

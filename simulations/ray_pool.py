@@ -56,7 +56,7 @@ class _Actor:
 class RayPool:
     """Starts actors on a Ray cluster, gives them clients, takes their replies; replaces an actor that dies."""
 
-    def __init__(self, config: RayConfig, workers: int, device: str = "cpu") -> None:
+    def __init__(self, config: RayConfig, workers: int, device: str) -> None:
         """Start a cluster of `workers` cores here, or join the one at the address. Raises ConfigError.
 
         `device` is what the clients train on.
@@ -142,7 +142,6 @@ class RayPool:
 
         Raises WorkerError when all actors are gone and no new one comes.
         """
-        self._renew()
         source = iter(tasks)
         again: deque[_Job] = deque()
         while True:

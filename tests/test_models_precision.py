@@ -28,8 +28,12 @@ def _lowered(name: str, **options: Any) -> nn.Module:
     return module
 
 
+def _images(count: int) -> Tensor:
+    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
 def test_a_forward_pass_is_that_of_autocast_given_back_in_full() -> None:
-    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    x = _images(4)
     plain = _built("cnn")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         wanted = plain(x)
@@ -41,7 +45,7 @@ def test_a_forward_pass_is_that_of_autocast_given_back_in_full() -> None:
 
 
 def test_parts_by_themselves_and_copies() -> None:
-    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    x = _images(4)
     model: Any = _lowered("cnn")
     features = model.features(x)
     assert features.dtype == model.head(features).dtype == torch.float32
@@ -83,7 +87,7 @@ def test_what_is_nested_is_given_back_in_full_as_well() -> None:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_a_detector_decodes_its_boxes_in_full(norm: str) -> None:
-    x = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    x = _images(4)
     model: Any = FlatModel(_lowered("detector", norm=norm), CPU)
     found, full = model.module(x), _built("detector", norm=norm)(x)
     assert {value.dtype for value in found} == {torch.float32}
@@ -98,7 +102,7 @@ def test_a_detector_decodes_its_boxes_in_full(norm: str) -> None:
 
 def test_rtdetr_of_the_library_trains_in_it() -> None:
     pytest.importorskip("transformers")
-    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    x = _images(2)
     model: Any = FlatModel(_lowered("rtdetr", size="tiny"), CPU)
     found, full = model.module(x), _built("rtdetr", size="tiny")(x)
     assert found.classes.dtype == found.boxes.dtype == torch.float32
