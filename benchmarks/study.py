@@ -2,12 +2,14 @@
 
 A study is a YAML file: `config`, a bundled configuration; `seeds`, a list of overrides, one for each seed; `starts`,
 runs whose final weights others begin from (`from`) or are given as a file (`files`, KEY: START); `rows`, one run for
-each seed. Every run has a folder of its own under --out, goes on after a kill, and is left alone once it is complete.
-Each is a plain `fedbox run`, printed as it begins.
+each seed; `like`, another study beside it, which gives the entries that this one leaves out. Every run has a folder of
+its own under --out, goes on after a kill, and is left alone once it is complete. Each is a plain `fedbox run`, printed
+as it begins.
 """
 
 import argparse
 import json
+import math
 import statistics
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from fedbox.server.paired import t_interval
 from fedbox.server.records import WHOLE, read_rounds
 
 _LEAST_GAP = 0.01  # of which a share says anything
@@ -51,6 +54,12 @@ class Job:
     def settings(self) -> list[str]:
         """The command line without the folder of the data, which may have moved."""
         return [argument for argument in self.arguments if not argument.startswith("data.root=")]
+
+
+def read_study(path: Path) -> dict[str, Any]:
+    """Read a study file; what it leaves out is taken from the one that it is `like`."""
+    study: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_study(path.parent / study.pop("like")) | study if "like" in study else study
 
 
 def jobs(study: dict[str, Any], out: Path, rows: list[str], seeds: list[str]) -> Iterator[Job]:
@@ -175,12 +184,12 @@ def table(study: dict[str, Any], runs: list[Job]) -> str:
     """Give the table in Markdown: mean and standard deviation over seeds, shares of the gap, paired differences."""
     cells, columns = cells_of(study, runs), list(study["columns"])
     pair = study.get("pair")
-    heads = ["row", "seeds", *columns] + ([f"{pair['of']} less that of {pair['row']}"] if pair else [])
+    pairs = [pair["of"]] if pair and isinstance(pair["of"], str) else pair["of"] if pair else []
+    heads = ["row", "seeds", *columns, *(f"{name} less that of {pair['row']}" for name in pairs)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row, found in cells.items():
         shown = [spread(list(found.get(name, {}).values())) + share_of_gap(study, cells, row, name) for name in columns]
-        if pair:
-            shown.append("" if row == pair["row"] else spread(differences(cells, row, pair["row"], pair["of"]), "+.3f"))
+        shown += ["" if row == pair["row"] else lead(differences(cells, row, pair["row"], name)) for name in pairs]
         count = max(len(by_seed) for by_seed in found.values())
         lines.append("| " + " | ".join([row, str(count), *shown]) + " |")
     return "\n".join(lines)
@@ -233,6 +242,12 @@ def spread(values: list[float], form: str = ".3f") -> str:
     return f"{mean} ± {statistics.stdev(values):.3f}" if len(values) > 1 else mean
 
 
+def lead(values: list[float]) -> str:
+    """Give mean and standard deviation of paired differences and, from three on, the mean's 95 % interval."""
+    low, high = t_interval(values) if len(values) > 2 else (math.nan, math.nan)
+    return spread(values, "+.3f") + (f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) else "")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="a study file, such as benchmarks/studies/scenes-fedsto.yaml")
@@ -243,7 +258,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, one core each (default: 2)")
     parser.add_argument("--table", action="store_true", help="print the table of what is there, and run nothing")
     options = parser.parse_args()
-    study = yaml.safe_load(options.study.read_text())
+    study = read_study(options.study)
     unknown = [row for row in options.rows if row not in study["rows"]]
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(study['rows'])}")

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 
 from fedbox.simulations.run import check
 
@@ -31,7 +30,7 @@ def study() -> ModuleType:
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_run_of_a_study_has_a_valid_configuration(path: Path, study: ModuleType, tmp_path: Path) -> None:
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan = study.read_study(path)
     listed = list(study.jobs(plan, tmp_path, [], []))
     assert {job.row for job in listed} >= set(plan["rows"])
     for job in listed:
@@ -41,7 +40,7 @@ def test_every_run_of_a_study_has_a_valid_configuration(path: Path, study: Modul
     assert f"{path.parent.parent.name}/studies/{path.name}" in path.read_text(encoding="utf-8").splitlines()[0]
     if "pair" in plan:
         assert plan["pair"]["row"] in plan["rows"]
-        assert plan["pair"]["of"] in plan["columns"]
+        assert {*([of] if isinstance(of := plan["pair"]["of"], str) else of)} <= plan["columns"].keys()
 
 
 def finished(job: Any, accuracies: list[float]) -> None:
@@ -79,6 +78,21 @@ def test_tables_hold_means_deviations_and_paired_differences(study: ModuleType, 
         "| first | 0.000 ± 0.000 | 0.500 ± 0.141 |",
         "| second | 0.400 |  |",
     ]
+
+
+def test_three_pairs_have_an_interval(study: ModuleType) -> None:
+    assert study.lead([0.01, 0.03]) == "+0.020 ± 0.014"
+    assert study.lead([0.01, 0.02, 0.03]) == "+0.020 ± 0.010 (-0.005 to +0.045)"  # t = 4.303 with two degrees
+
+
+def test_a_study_takes_what_it_leaves_out_from_the_one_it_is_like(study: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text(json.dumps({"config": "quickstart", "rows": {"a": {}}, "columns": {"x": "y"}}))
+    (tmp_path / "two.yaml").write_text(json.dumps({"like": "one.yaml", "rows": {"b": {}}}))
+    assert study.read_study(tmp_path / "two.yaml") == {
+        "config": "quickstart",
+        "rows": {"b": {}},
+        "columns": {"x": "y"},
+    }
 
 
 def test_a_share_of_no_gap_is_none_and_a_run_with_other_settings_is_told(
