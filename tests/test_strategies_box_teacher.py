@@ -115,8 +115,9 @@ def test_without_boxes_the_place_teaches_nothing() -> None:
     images, pseudo = teacher.labelled(site.unlabelled.batch(torch.arange(4)))
     predictions = site.model(images)
     whole = site.model.pseudo_loss(predictions, pseudo, 0.0, 0.0)  # type: ignore[operator]
-    assert float(whole.box) > 0
-    assert float(teacher.loss_of(predictions, pseudo)) == pytest.approx(float(whole.total - 3.0 * whole.box), rel=1e-5)
+    assert whole.box.item() > 0
+    without = teacher.loss_of(predictions, pseudo).item()
+    assert without == pytest.approx((whole.total - 3.0 * whole.box).item(), rel=1e-5)
 
 
 def test_quality_counts_what_is_right() -> None:
@@ -125,14 +126,31 @@ def test_quality_counts_what_is_right() -> None:
     quality = Quality()
     assert quality.metrics() == {}
     truth = Targets.of([(torch.tensor([[0.0, 0, 10, 10], [20, 20, 30, 30]]), torch.tensor([0, 1]))])
-    boxes = torch.tensor([[0.0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50]])
-    scores = torch.tensor([0.9, 0.8, 0.2])
-    found = [Detections(boxes, scores, torch.tensor([0, 0, 0]), scores)]
-    quality.add(found, truth, 0.5, [False])  # an image that nobody has annotated says nothing of right or wrong
-    assert quality.metrics() == {"pseudo_per_image": 2.0}
-    quality.add(found, truth, 0.5, [True])
-    # Two reach the threshold: one is right, one has the wrong class; of the two true boxes one is found.
-    assert quality.metrics() == {"pseudo_precision": 0.5, "pseudo_recall": 0.5, "pseudo_per_image": 2.0}
+    crowd = Targets.of([(torch.tensor([[40.0, 0, 60, 60]]), torch.tensor([0]))])
+    boxes = torch.tensor([[0.0, 0, 10, 9], [20, 20, 30, 30], [40, 40, 50, 50], [42, 0, 52, 10]])
+    scores = torch.tensor([0.9, 0.8, 0.2, 0.7])
+    found = [Detections(boxes, scores, torch.tensor([0, 0, 0, 0]), scores)]
+    quality.add(found, truth, crowd, 0.5, [False])  # an image that nobody has annotated says nothing of right or wrong
+    assert quality.metrics() == {"pseudo_per_image": 3.0}
+    quality.add(found, truth, crowd, 0.5, [True])
+    # Three reach the threshold: one is right, one has the wrong class, one lies in a crowd. One of two is found.
+    assert quality.metrics() == {"pseudo_precision": 0.5, "pseudo_recall": 0.5, "pseudo_per_image": 3.0}
+
+
+def test_crowds_move_along_into_the_weak_view() -> None:
+    """All of an image is a crowd of every class: no pseudo-label in it is wrong."""
+    site = site_of()
+    samples = box_samples(site.unlabelled, "test")
+    nothing = (torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    samples.truths = [nothing] * len(samples)
+    for crowd, precise in ((False, 0.0), (True, None)):
+        whole = torch.tensor([[0.0, 0, 64, 64]] * len(samples.classes)), torch.arange(len(samples.classes))
+        samples.ignored = [whole if crowd else nothing] * len(samples)
+        teacher = _teacher(site, low=0.0, high=0.0)
+        teacher.labelled(site.unlabelled.batch(torch.arange(4)))
+        found = teacher.quality.metrics()
+        assert found["pseudo_per_image"] > 0
+        assert found.get("pseudo_precision") == precise
 
 
 def test_quality_is_silent_where_nothing_was_labelled_or_nothing_is_there() -> None:
@@ -142,10 +160,10 @@ def test_quality_is_silent_where_nothing_was_labelled_or_nothing_is_there() -> N
     label, score = torch.tensor([0]), torch.tensor([0.9])
     nothing = Targets.of([(none, label[:0])])
     quality = Quality()
-    quality.add([Detections(none, score[:0], label[:0], score[:0])], Targets.of([(box, label)]), 0.5, [True])
+    quality.add([Detections(none, score[:0], label[:0], score[:0])], Targets.of([(box, label)]), nothing, 0.5, [True])
     assert quality.metrics() == {"pseudo_recall": 0.0, "pseudo_per_image": 0.0}
     quality = Quality()
-    quality.add([Detections(box, score, label, score)], nothing, 0.5, [True])
+    quality.add([Detections(box, score, label, score)], nothing, nothing, 0.5, [True])
     assert quality.metrics() == {"pseudo_precision": 0.0, "pseudo_per_image": 1.0}
 
 
