@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 
@@ -186,10 +184,3 @@ def test_shift_moves_light_from_cloudy_through_the_weather():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(DataError, match=message):
         call_checked("scenes", read_scenes, None, **options)
-
-
-def test_scenes_are_made_quickly():
-    drawn(32)
-    start = time.perf_counter()
-    read_scenes(samples=256, test_samples=0, weathers=WEATHERS)
-    assert time.perf_counter() - start < 5  # about 0.3 s on one core
