@@ -129,6 +129,18 @@ def settings_called(model: type[BaseModel], name: str) -> list[str]:
     return whole or ([] if "." in name else _places(model, name))
 
 
+def settings_like(model: type[BaseModel], name: str) -> list[str]:
+    """Give the dotted paths of the settings whose name a misspelt one is closest to, if it is close."""
+    near = difflib.get_close_matches(name, sorted(_names(model)), n=1, cutoff=0.8)
+    return settings_called(model, near[0]) if near else []
+
+
+def _names(model: type[BaseModel]) -> set[str]:
+    """Give the names of all settings, of every block."""
+    inner = {key: _block_at(model, key) for key in model.model_fields}
+    return {*inner}.union(*(_names(block) for block in inner.values() if block is not None))
+
+
 def _is_setting(model: type[BaseModel], path: list[str]) -> bool:
     key, *rest = path
     field, block = model.model_fields.get(key), _block_at(model, key)

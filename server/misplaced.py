@@ -7,6 +7,7 @@ import click
 from typer.core import TyperCommand
 
 _SLIP = 0.85  # likeness from which a name counts as an option misspelt
+_NEAR = 0.7  # and from which it is worth asking whether it is one: --foo is not --out
 
 
 class SettingsCommand(TyperCommand):
@@ -18,24 +19,26 @@ class SettingsCommand(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
-            if any(parameter.name == "overrides" for parameter in self.params) and not _slip(error):
-                told = _told(error.option_name, words)
-                if told:
-                    raise click.UsageError(f"No such option '{error.option_name}'. {told}", ctx=ctx) from None
-            raise
+            near = [name for name in error.possibilities or [] if _alike(error.option_name, name) >= _NEAR]
+            slip = any(_alike(error.option_name, name) >= _SLIP for name in near)
+            takes_settings = any(parameter.name == "overrides" for parameter in self.params)
+            told = _told(error.option_name, words) if takes_settings and not slip else ""
+            if told:
+                raise click.UsageError(f"No such option '{error.option_name}'. {told}", ctx=ctx) from None
+            raise click.NoSuchOption(error.option_name, possibilities=near, ctx=ctx) from None
 
 
-def _slip(error: click.NoSuchOption) -> bool:
-    near = (error.possibilities or [])[:1]
-    return any(SequenceMatcher(None, error.option_name, name).ratio() >= _SLIP for name in near)
+def _alike(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other).ratio()
 
 
 def _told(option: str, words: list[str]) -> str:
     """Say how the settings that an option's name stands for are given; nothing where it stands for none."""
-    from ..configs.faults import settings_called
+    from ..configs.faults import settings_called, settings_like
     from ..configs.schema import Config
 
-    paths = settings_called(Config, option.lstrip("-").replace("-", "_"))
+    name = option.lstrip("-").replace("-", "_")
+    paths = settings_called(Config, name) or settings_like(Config, name)
     value = _value(option, words)
     return f"A setting is given as {' or '.join(f'{path}={value}' for path in paths)}." if paths else ""
 

@@ -107,12 +107,21 @@ def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, 
         (["run", "--model", "cnn"], "model=cnn."),
         (["compare", "quickstart", "--settings.fedprox.mu", "1"], "settings.fedprox.mu=1."),
         (["run", "--rounds"], "rounds=VALUE."),
+        (["run", "--round", "5"], "rounds=5."),
+        (["run", "--batch-sise=3"], "train.batch_size=3 or evaluate.batch_size=3."),
     ],
 )
 def test_a_setting_given_as_an_option_is_told_how_it_is_written(words: list[str], told: str, fedbox_here: Any) -> None:
     ended, _, error = fedbox_here(*words)
     assert ended == 2
     assert f"A setting is given as {told}" in error
+    assert "Did you mean" not in error
+
+
+def test_an_option_that_is_like_none_is_not_guessed_at(fedbox_here: Any) -> None:
+    ended, _, error = fedbox_here("run", "quickstart", "--foo")
+    assert ended == 2
+    assert "No such option '--foo'." in error
     assert "Did you mean" not in error
 
 
