@@ -1,7 +1,7 @@
 """Configuration: the schema of a run, its bundled YAML files, and the reader that reports every fault at once."""
 
 from .faults import ConfigError, Fault
-from .load import bundled, load_config, to_yaml
+from .load import bundled, completed, load_config, to_yaml
 from .ordering import OrderConfig
 from .schema import (
     ClientsConfig,
@@ -35,6 +35,7 @@ __all__ = [
     "StopConfig",
     "TrainConfig",
     "bundled",
+    "completed",
     "load_config",
     "to_yaml",
 ]

@@ -104,6 +104,17 @@ def to_yaml(config: Config) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def completed(stored: Mapping[str, Any]) -> Raw:
+    """Give a resolved configuration that some fedbox wrote as this one would have: later keys have their defaults.
+
+    One that the schema does not take any more is given as it is.
+    """
+    try:
+        return Config.model_validate(stored).model_dump(mode="json")
+    except ValidationError:
+        return dict(stored)
+
+
 def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Raw]:
     if isinstance(source, Mapping):
         return "(mapping)", yaml.safe_load(yaml.safe_dump(_plain(source))) or {}

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..configs import Config
+from ..configs import Config, completed
 from ..strategies.atomic import sync_folder, write_atomic
 
 # What a resumed run may change: none of these alters the rounds that were already run.
@@ -123,7 +123,7 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
     file = path / "meta.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
-        round_, before, sums = int(meta["round"]), dict(meta["config"]), dict(meta["sha256"])
+        round_, before, sums = int(meta["round"]), completed(meta["config"]), dict(meta["sha256"])
         file = path / "weights.safetensors"
         weights = _read_arrays(file, sums["weights"])
         file = path / "state.safetensors"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..configs import Config, ConfigError, Fault
+from ..configs import Config, ConfigError, Fault, completed
 from ..configs.faults import suggest
 from ..server.checkpoint import differences
 from ..server.compare import CompareRow, Target, compare_rows
@@ -39,10 +39,10 @@ class Cell:
         if not (self.folder / "config.yaml").is_file():
             return False
         try:
-            before = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+            before = completed(yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8")))
             path = self.folder / "summary.json"
             summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        except (ValueError, yaml.YAMLError) as error:
+        except (TypeError, ValueError, yaml.YAMLError) as error:
             raise FolderError(f"{self.folder} is damaged ({error}); remove it, or give another --out") from error
         other = differences(before, self.config.model_dump(mode="json"))
         if summary.get("rounds", 0) > self.config.rounds:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from plugins_for_tests import command, environment, lines, run, run_trouble, save_config, summary
 
 import fedbox
-from fedbox.configs import ConfigError
+from fedbox.configs import Config, ConfigError
 from fedbox.data.arrays import DataError
 from fedbox.server.checkpoint import CheckpointError
 from fedbox.server.folder import FolderError, RunFolder
 from fedbox.server.loop import RunFailedError
+from fedbox.simulations.compare import Cell
 from fedbox.strategies.registry import PluginError
 
 REFUSED = {
@@ -142,6 +144,27 @@ def test_a_checkpoint_of_another_configuration(tmp_path: Path) -> None:
     assert "engine" not in str(caught.value)
     assert caught.value.exit_code == 5
     assert run(tmp_path / "run", resume=True, rounds=2).summary["status"] == "completed"
+
+
+def test_a_run_of_a_fedbox_that_had_fewer_keys_goes_on(tmp_path: Path) -> None:
+    """A key that came later counts with its default, in a checkpoint and in the folder of a comparison's run."""
+    whole = run(tmp_path / "whole", rounds=2)
+    out = run(tmp_path / "run", rounds=1).folder
+    (file,) = out.glob("checkpoint/round-*/meta.json")
+    meta = json.loads(file.read_text())
+    assert meta["config"]["train"].pop("precision") == "float32"
+    file.write_text(json.dumps(meta))
+    assert run(out, resume=True, rounds=2).summary["model_sha256"] == whole.summary["model_sha256"]
+    told = yaml.safe_load((out / "config.yaml").read_text())
+    del told["train"]["precision"]
+    (out / "config.yaml").write_text(yaml.safe_dump(told))
+    assert Cell("", Config.model_validate(yaml.safe_load((whole.folder / "config.yaml").read_text())), out).done
+    (file,) = out.glob("checkpoint/round-*/meta.json")
+    meta = json.loads(file.read_text())
+    meta["config"]["a_key_that_has_gone"] = 1  # such a configuration is compared as it is
+    file.write_text(json.dumps(meta))
+    with pytest.raises(CheckpointError, match="a_key_that_has_gone: the checkpoint has 1, this run has None"):
+        run(out, resume=True, rounds=3)
 
 
 def _cut(path: Path) -> None:
