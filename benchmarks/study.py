@@ -2,7 +2,8 @@
 
 A study is a YAML file: `config`, a bundled configuration; `seeds`, a list of overrides, one for each seed; `starts`,
 runs whose final weights others begin from (`from`) or are given as a file (`files`, KEY: START); `rows`, one run for
-each seed; `like`, another study beside it, which gives the entries that this one leaves out. Every run has a folder of
+each seed; `measure`, changes to the data under which the finished runs are measured for the table; `like`, another
+study beside it, which gives the entries that this one leaves out. Every run has a folder of
 its own under --out, goes on after a kill, and is left alone once it is complete. Each is a plain `fedbox run`, printed
 as it begins.
 """
@@ -14,8 +15,10 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -167,11 +170,22 @@ Cells = dict[str, dict[str, dict[str, float]]]
 """Values by row, column and seed."""
 
 
+def measured_again(job: Job, changes: dict[str, Any]) -> dict[str, float]:
+    """Give the metrics of a finished run on other test data; empty before. Runs in a process of its own."""
+    from again import measured  # beside this file; it takes seconds to import
+
+    return measured(job.out, changes) if job.summary is not None else {}
+
+
 def cells_of(study: dict[str, Any], runs: list[Job]) -> Cells:
     """Give what the table is made of; of a column's paths the first one counts that a run has."""
     cells: Cells = {}
-    for job in runs:
-        found = metrics(job, study.get("last", 1))
+    again: list[dict[str, float]] = [{}] * len(runs)
+    if "measure" in study:
+        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+            again = list(pool.map(partial(measured_again, changes=study["measure"]), runs))
+    for job, other in zip(runs, again, strict=True):
+        found = metrics(job, study.get("last", 1)) | other
         for name, paths in study["columns"].items():
             values = [value(found, path) for path in ([paths] if isinstance(paths, str) else paths)]
             known = [number for number in values if number is not None]

@@ -10,22 +10,28 @@ from typing import Any
 
 import pytest
 
+import fedbox
 from fedbox.simulations.run import check
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 STUDIES = sorted((FOLDER / "studies").glob("*.yaml"))
 
 
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    """Give benchmarks/study.py, which is not part of the package."""
-    spec = importlib.util.spec_from_file_location("study_of_benchmarks", FOLDER / "study.py")
+def script(name: str) -> ModuleType:
+    """Give a module of benchmarks/, which is not part of the package."""
+    spec = importlib.util.spec_from_file_location(f"{name}_of_benchmarks", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its data class looks it up there
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def study() -> ModuleType:
+    """Give benchmarks/study.py."""
+    return script("study")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
@@ -145,3 +151,25 @@ def test_a_row_waits_for_the_runs_whose_models_it_needs(study: ModuleType, tmp_p
     assert not study.run_all(listed, 1)
     assert ran == ["warm", "expert"]  # without the expert there is nothing to give
     assert [job.row for job in study.jobs(plan, tmp_path, ["second"], [])] == ["second", "second"]
+
+
+def test_a_run_that_is_measured_again_on_the_same_data_has_the_same_figures(tmp_path: Path) -> None:
+    settings = {"warmup": 1, "selective": 1, "high": 0.4, "warmup_epochs": 30}
+    options = {"samples": 160, "test_samples": 40, "size": 64, "shift": 0.3}
+    out = fedbox.run(
+        "scenes-fedsto",
+        out=tmp_path / "run",
+        quiet=True,
+        rounds=2,
+        workers=1,
+        data__options=options,
+        settings__fedsto=settings,
+        evaluate__every=2,
+    ).folder
+    last = json.loads((out / "rounds.jsonl").read_text().splitlines()[-1])["metrics"]
+    again = script("again")
+    names = ("map50", *(f"{whose}map50_by_domain.overcast" for whose in ("", "personal_")))
+    found = again.measured(out, {})
+    assert {name: found[name] for name in names} == {name: pytest.approx(last[name], abs=1e-12) for name in names}
+    assert min(found[name] for name in names) > 0
+    assert again.measured(out, {"data.options.seed": 1}) != found
