@@ -189,9 +189,15 @@ def _site(config: Config, spec: ModelSpec, inputs: Inputs, name: str, round_: in
 
 
 def evaluate(
-    folder: str | Path, overrides: Iterable[str] | Mapping[str, Any] = (), *, client: str | None = None
+    folder: str | Path,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    client: str | None = None,
+    own: bool = False,
 ) -> tuple[FinishedModel, Metrics, str]:
     """Measure a run's model on the server's samples; give the model, the figures and how many samples of what.
+
+    `own`: on what the client that is given is measured on in a run (`evaluate.client_split`) instead.
 
     `overrides` are changes to `data`, `evaluate` and `engine` of the run's configuration, so that another data set can
     take its place; images are scaled by the constants of the run's. Raises ConfigError for other keys, DataError for a
@@ -203,14 +209,18 @@ def evaluate(
         hint = f"does not say what is measured; allowed: {', '.join(f'{key}.*' for key in _FREE)}"
         raise ConfigError("given", [Fault(key, hint) for key in wrong])
     model = load(folder, client=client, device=config.engine.device)
-    federation = Federation.undealt(config)
+    federation = Federation.prepare(config) if own else Federation.undealt(config)
     model.inputs.check(federation.dataset)
     dataset: Any = federation.dataset
     scaled = replace(federation, dataset=replace(dataset, mean=model.inputs.mean, std=model.inputs.std))
-    samples = scaled.server_samples(torch.device(config.engine.device))
+    device = torch.device(config.engine.device)
+    if own and client is not None:
+        samples, kind, holder = scaled.client_test(client, device), "test", f"{client}, {dataset.name}"
+    else:
+        samples, kind, holder = scaled.server_samples(device), config.evaluate.split, dataset.name
     if not len(samples):
-        raise DataError(f"{dataset.name} has no {config.evaluate.split} samples, so there is nothing to measure on")
+        raise DataError(f"{holder} has no {kind} samples, so there is nothing to measure on")
     with own_thread_and_randomness():
         seed_everything(derive(config.seed, "evaluate", model.round))
         metrics = model.measure(samples, config.evaluate.batch_size)
-    return model, metrics, f"{len(samples):,} {config.evaluate.split} samples of {dataset.name}"
+    return model, metrics, f"{len(samples):,} {kind} samples of {holder}"

@@ -83,6 +83,9 @@ def evaluate(
         typer.Argument(metavar="[KEY=VALUE]...", help="Other data to measure on, such as data.root=OTHER."),
     ] = None,
     client: Client = None,
+    own: Annotated[
+        bool, typer.Option("--own", help="Measure on the client's own test samples, as the run did (with --client).")
+    ] = False,
 ) -> None:
     """Measure a run's model again, on the test set of its configuration or, by KEY=VALUE, on another one.
 
@@ -98,7 +101,9 @@ def evaluate(
     from ..server.records import nested
     from .finished import evaluate as measure
 
-    model, metrics, name = measure(folder, overrides or (), client=client)
+    if own and client is None:
+        raise typer.BadParameter("it goes with --client NAME, whose test samples are meant", param_hint="--own")
+    model, metrics, name = measure(folder, overrides or (), client=client, own=own)
     _tell_note(model)
     typer.echo(f"{folder}, the model after round {model.round}, on {name}:")
     Console().print(metrics_table(nested(metrics)))

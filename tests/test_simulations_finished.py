@@ -182,7 +182,7 @@ def test_a_strategys_own_evaluation_is_the_one_that_measures(tmp_path: Path) -> 
     ],
 )
 def test_personal_models_are_had_by_the_clients_name(tmp_path: Path, strategy: str, model: Any) -> None:
-    run = train(tmp_path / "run", strategy=strategy, model=model, rounds=2)
+    run = train(tmp_path / "run", strategy=strategy, model=model, rounds=2, data__test_share=0.25)
     with pytest.raises(FolderError, match=r"leaves no global model, .* client-0, client-1, client-2"):
         fedbox.load(run)
     with pytest.raises(FolderError, match="no model of 'client-9'; clients that kept one: client-0,"):
@@ -192,6 +192,9 @@ def test_personal_models_are_had_by_the_clients_name(tmp_path: Path, strategy: s
         loaded, metrics, _ = evaluate(run, client=client)
         assert metrics["accuracy"] == last[client]["shared_accuracy"]
         assert metrics["loss"] == last[client]["shared_loss"]
+        _, metrics, told = evaluate(run, client=client, own=True)
+        assert (metrics["accuracy"], metrics["loss"]) == (last[client]["accuracy"], last[client]["loss"])
+        assert told.endswith(f"test samples of {client}, digits")
         assert len(loaded.predict(torch.rand(2, 1, 8, 8))) == 2
 
 
@@ -332,6 +335,9 @@ def test_evaluate_on_the_command_line(classifier: Path, fedbox_here: Here) -> No
     assert code == 0
     assert "the model after round 3, on 12 test samples of image_folder:" in out
     assert f"{summary(classifier)['metrics']['accuracy']:.4f}" in out
+    code, _, err = fedbox_here("evaluate", str(classifier), "--own")
+    assert code == 2
+    assert "it goes with --client NAME" in err
     code, _, err = fedbox_here("evaluate", str(classifier), "data.root=nowhere")
     assert code == 3
     assert "'nowhere' does not exist" in err
