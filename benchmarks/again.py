@@ -2,11 +2,14 @@
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from fedbox.simulations.finished import evaluate
+from fedbox.simulations.finished import evaluate, keepers
 
 
 def measured(folder: Path, changes: Mapping[str, Any]) -> dict[str, float]:
@@ -20,7 +23,7 @@ def measured(folder: Path, changes: Mapping[str, Any]) -> dict[str, float]:
         return dict(found["metrics"])
     _, metrics, _ = evaluate(folder, changes)
     own: dict[str, list[float]] = {}
-    for client in _keepers(folder):
+    for client in keepers(folder):
         for name, value in evaluate(folder, changes, client=client, own=True)[1].items():
             own.setdefault(f"personal_{name}", []).append(value)
     found = {**metrics, **{name: statistics.fmean(values) for name, values in own.items()}}
@@ -28,7 +31,7 @@ def measured(folder: Path, changes: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def _keepers(folder: Path) -> list[str]:
-    """Name the clients that kept a model."""
-    place = folder / "clients"
-    return sorted(path.name for path in place.iterdir()) if place.is_dir() else []
+def measure_all(folders: Sequence[Path], changes: Mapping[str, Any], at_once: int) -> dict[Path, dict[str, float]]:
+    """Measure several runs, each in a process of its own; give their metrics by folder."""
+    with ProcessPoolExecutor(at_once, get_context("spawn")) as pool:
+        return dict(zip(folders, pool.map(partial(measured, changes=changes), folders), strict=True))

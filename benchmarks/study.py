@@ -3,9 +3,8 @@
 A study is a YAML file: `config`, a bundled configuration; `seeds`, a list of overrides, one for each seed; `starts`,
 runs whose final weights others begin from (`from`) or are given as a file (`files`, KEY: START); `rows`, one run for
 each seed; `measure`, changes to the data under which the finished runs are measured for the table; `like`, another
-study beside it, which gives the entries that this one leaves out. Every run has a folder of
-its own under --out, goes on after a kill, and is left alone once it is complete. Each is a plain `fedbox run`, printed
-as it begins.
+study beside it, which gives the entries that this one leaves out. Every run has a folder of its own under --out, goes
+on after a kill, and is left alone once it is complete. Each is a plain `fedbox run`, printed as it begins.
 """
 
 import argparse
@@ -14,12 +13,11 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -168,37 +166,33 @@ def value(found: dict[str, float], column: str) -> float | None:
 
 Cells = dict[str, dict[str, dict[str, float]]]
 """Values by row, column and seed."""
+Again = Mapping[Path, Mapping[str, float]]
+"""Metrics that count in place of a run's own, by its folder."""
 
 
-def measured_again(job: Job, changes: dict[str, Any]) -> dict[str, float]:
-    """Give the metrics of a finished run on other test data; empty before. Runs in a process of its own."""
-    from again import measured  # beside this file; it takes seconds to import
-
-    return measured(job.out, changes) if job.summary is not None else {}
+def several(entry: str | list[str]) -> list[str]:
+    """Give an entry that names one or several as a list."""
+    return [entry] if isinstance(entry, str) else entry
 
 
-def cells_of(study: dict[str, Any], runs: list[Job]) -> Cells:
+def cells_of(study: dict[str, Any], runs: list[Job], again: Again) -> Cells:
     """Give what the table is made of; of a column's paths the first one counts that a run has."""
     cells: Cells = {}
-    again: list[dict[str, float]] = [{}] * len(runs)
-    if "measure" in study:
-        with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-            again = list(pool.map(partial(measured_again, changes=study["measure"]), runs))
-    for job, other in zip(runs, again, strict=True):
-        found = metrics(job, study.get("last", 1)) | other
+    for job in runs:
+        found = {**metrics(job, study.get("last", 1)), **again.get(job.out, {})}
         for name, paths in study["columns"].items():
-            values = [value(found, path) for path in ([paths] if isinstance(paths, str) else paths)]
+            values = [value(found, path) for path in several(paths)]
             known = [number for number in values if number is not None]
             if known:
                 cells.setdefault(job.row, {}).setdefault(name, {})[job.seed] = known[0]
     return cells
 
 
-def table(study: dict[str, Any], runs: list[Job]) -> str:
+def table(study: dict[str, Any], runs: list[Job], again: Again = MappingProxyType({})) -> str:
     """Give the table in Markdown: mean and standard deviation over seeds, shares of the gap, paired differences."""
-    cells, columns = cells_of(study, runs), list(study["columns"])
+    cells, columns = cells_of(study, runs, again), list(study["columns"])
     pair = study.get("pair")
-    pairs = [pair["of"]] if pair and isinstance(pair["of"], str) else pair["of"] if pair else []
+    pairs = several(pair["of"]) if pair else []
     heads = ["row", "seeds", *columns, *(f"{name} less that of {pair['row']}" for name in pairs)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row, found in cells.items():
@@ -286,7 +280,12 @@ def main() -> int:
     if not options.table:
         complete = run_all(listed, options.jobs)
     shown = [job for job in listed if job.row in study["rows"]]
-    print(table(study, shown))
+    again = {}
+    if "measure" in study:
+        from again import measure_all  # beside this file; it takes seconds to import
+
+        again = measure_all([job.out for job in shown if job.summary is not None], study["measure"], options.jobs)
+    print(table(study, shown, again))
     if "curve" in study:
         print(f"\n{study['curve']['of']} after so many rounds:\n{curves(study, shown)}")
     return 0 if complete else 1

@@ -146,25 +146,31 @@ def match_quality(
         raise DataError(f"iou must lie in 0..1, above 0; got {iou}")
     right, given = 0, 0
     asides = [_NOTHING] * len(truth) if ignored is None else ignored
-    for boxes, true, aside in zip(pseudo, truth, asides, strict=True):
-        hits = _right(boxes, true, iou)
+    for entry, true, aside in zip(pseudo, truth, asides, strict=True):
+        boxes, labels = _labelled(entry)
+        hits = _right(boxes, labels, entry[2] if len(entry) > 2 else None, true, iou)
         right += int(hits.sum())
-        given += len(hits) - int((~hits & _inside(boxes, aside, iou)).sum())
+        given += len(hits) - int((~hits & _inside(boxes, labels, aside, iou)).sum())
     wanted = sum(len(entry[0]) for entry in truth)
     return MatchQuality(right / given if given else math.nan, right / wanted if wanted else math.nan)
 
 
-def _right(pseudo: Sequence["Array"], truth: Sequence["Array"], iou: float) -> BoolArray:
+def _labelled(entry: Sequence["Array"]) -> tuple[FloatArray, NDArray[Any]]:
+    return _boxes(entry[0]), np.asarray(entry[1]).reshape(-1)
+
+
+def _right(
+    boxes: FloatArray, labels: NDArray[Any], scores: "Array | None", truth: Sequence["Array"], iou: float
+) -> BoolArray:
     """Say of each pseudo-box of an image, [k], whether it is right."""
-    boxes, labels = _boxes(pseudo[0]), np.asarray(pseudo[1]).reshape(-1)
-    true, kinds = _boxes(truth[0]), np.asarray(truth[1]).reshape(-1)
+    true, kinds = _labelled(truth)
     right: BoolArray = np.zeros(len(boxes), bool)
     if not len(boxes) or not len(true):
         return right
     overlaps = np.where(labels[:, None] == kinds, overlap(boxes, true), 0)
     order = range(len(boxes))
-    if len(pseudo) > 2:
-        order = np.argsort(-np.asarray(pseudo[2], np.float64).reshape(-1), kind="stable").tolist()
+    if scores is not None:
+        order = np.argsort(-np.asarray(scores, np.float64).reshape(-1), kind="stable").tolist()
     for row in order:
         best = int(overlaps[row].argmax())
         if overlaps[row, best] >= iou:
@@ -173,10 +179,9 @@ def _right(pseudo: Sequence["Array"], truth: Sequence["Array"], iou: float) -> B
     return right
 
 
-def _inside(pseudo: Sequence["Array"], regions: Sequence["Array"], share: float) -> BoolArray:
+def _inside(boxes: FloatArray, labels: NDArray[Any], regions: Sequence["Array"], share: float) -> BoolArray:
     """Say of each pseudo-box of an image, [k], whether such a share of it lies in one region of its class."""
-    boxes, labels = _boxes(pseudo[0]), np.asarray(pseudo[1]).reshape(-1)
-    places, kinds = _boxes(regions[0]), np.asarray(regions[1]).reshape(-1)
+    places, kinds = _labelled(regions)
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)[:, None]
     within = (_common(boxes, places) >= share * areas) & (labels[:, None] == kinds)
     found: BoolArray = within.any(1)

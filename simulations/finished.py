@@ -25,7 +25,7 @@ from ..server.own import Own
 from ..server.records import WHOLE
 from ..server.session import check, own_thread_and_randomness
 from ..server.stats import natural
-from ..strategies.contract import ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site
+from ..strategies.contract import ClientHalf, Metrics, Plugin, Samples, ServerHalf, Settings, Site
 from ..strategies.device import check_device
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
@@ -61,7 +61,7 @@ def load(folder: str | Path, *, client: str | None = None, device: str | None = 
     if client is not None:
         return _of_client(folder, config, plugin, client)
     if plugin.client.personal:
-        names = _names(folder)
+        names = some(keepers(folder))
         hint = f"name one: --client {names} (in Python client=)" if names else "none is kept in this folder"
         raise FolderError(f"{folder}: '{config.strategy}' leaves no global model, but one for each client; {hint}")
     return _of_server(folder, config, plugin)
@@ -106,7 +106,9 @@ def _of_client(folder: Path, config: Config, plugin: Plugin, client: str) -> Fin
             "--client (in Python client=)"
         )
     if not state:
-        raise FolderError(f"{folder} holds no model of {client!r}; clients that kept one: {_names(folder) or 'none'}")
+        raise FolderError(
+            f"{folder} holds no model of {client!r}; clients that kept one: {some(keepers(folder)) or 'none'}"
+        )
     site = _site(config, _spec(config, client), inputs, client, left.round)
     site.flat.load(behind(BUFFER, arrays))
     site.state, site.received = state, left.weights
@@ -127,11 +129,10 @@ def _spec(config: Config, client: str) -> ModelSpec:
     return config.model.of(client, int(number) if number.isdigit() else 0)
 
 
-def _names(folder: Path) -> str:
-    """Name the clients that kept something."""
+def keepers(folder: Path) -> list[str]:
+    """Name the clients that kept something in a run's folder."""
     place = folder / "clients"
-    names = [path.name for path in place.iterdir()] if place.is_dir() else []
-    return some(sorted(names, key=natural))
+    return sorted((path.name for path in place.iterdir()) if place.is_dir() else [], key=natural)
 
 
 def _left(folder: Path, config: Config, state: bool) -> _Left:
@@ -197,30 +198,38 @@ def evaluate(
 ) -> tuple[FinishedModel, Metrics, str]:
     """Measure a run's model on the server's samples; give the model, the figures and how many samples of what.
 
-    `own`: on what the client that is given is measured on in a run (`evaluate.client_split`) instead.
-
-    `overrides` are changes to `data`, `evaluate` and `engine` of the run's configuration, so that another data set can
-    take its place; images are scaled by the constants of the run's. Raises ConfigError for other keys, DataError for a
-    data set with other classes or images of another shape, or without a test set.
+    `own`: on what the client that is given is measured on in a run (`evaluate.client_split`) instead. `overrides` are
+    changes to `data`, `evaluate` and `engine` of the run's configuration, so that another data set can take its place;
+    images are scaled by the constants of the run's. Raises ConfigError for other keys and for `own` without a client,
+    DataError for a data set with other classes or images of another shape, or without a test set.
     """
     before, config = _config(Path(folder)), _config(Path(folder), overrides)
     changed = differences([one.model_dump(mode="json") for one in (before, config)])
     if wrong := [key for key in changed if key.partition(".")[0] not in _FREE]:
         hint = f"does not say what is measured; allowed: {', '.join(f'{key}.*' for key in _FREE)}"
         raise ConfigError("given", [Fault(key, hint) for key in wrong])
+    if own and client is None:
+        raise ConfigError("given", [Fault("own", "it goes with --client NAME, whose test samples are meant")])
     model = load(folder, client=client, device=config.engine.device)
     federation = Federation.prepare(config) if own else Federation.undealt(config)
     model.inputs.check(federation.dataset)
     dataset: Any = federation.dataset
     scaled = replace(federation, dataset=replace(dataset, mean=model.inputs.mean, std=model.inputs.std))
-    device = torch.device(config.engine.device)
-    if own and client is not None:
-        samples, kind, holder = scaled.client_test(client, device), "test", f"{client}, {dataset.name}"
-    else:
-        samples, kind, holder = scaled.server_samples(device), config.evaluate.split, dataset.name
-    if not len(samples):
-        raise DataError(f"{holder} has no {kind} samples, so there is nothing to measure on")
+    samples, told = _measured_on(scaled, client if own else None)
     with own_thread_and_randomness():
         seed_everything(derive(config.seed, "evaluate", model.round))
         metrics = model.measure(samples, config.evaluate.batch_size)
-    return model, metrics, f"{len(samples):,} {kind} samples of {holder}"
+    return model, metrics, told
+
+
+def _measured_on(federation: Federation, client: str | None) -> tuple[Samples, str]:
+    """Give the client's own test samples, or the server's samples, and how many of what they are. Raises DataError."""
+    config, name = federation.config, federation.dataset.name
+    device = torch.device(config.engine.device)
+    if client is not None:
+        samples, kind, holder = federation.client_test(client, device), "test", f"{client}, {name}"
+    else:
+        samples, kind, holder = federation.server_samples(device), config.evaluate.split, name
+    if not len(samples):
+        raise DataError(f"{holder} has no {kind} samples, so there is nothing to measure on")
+    return samples, f"{len(samples):,} {kind} samples of {holder}"

@@ -101,8 +101,6 @@ def evaluate(
     from ..server.records import nested
     from .finished import evaluate as measure
 
-    if own and client is None:
-        raise typer.BadParameter("it goes with --client NAME, whose test samples are meant", param_hint="--own")
     model, metrics, name = measure(folder, overrides or (), client=client, own=own)
     _tell_note(model)
     typer.echo(f"{folder}, the model after round {model.round}, on {name}:")

@@ -115,11 +115,11 @@ class BoxTeacher:
         """Give strong views of the batch's images, normalised, and the pseudo-labels in them."""
         site, samples = self.site, self.samples
         views = site.views(samples)
-        truth = Targets.of([samples.truths[number] for number in batch.index.tolist()])
+        rows = batch.index.tolist()
+        truth = Targets.of([samples.truths[row] for row in rows])
         weak = views.weak(samples.images(batch.index), truth, site.generator)
         found = self.detect(samples.normalize(weak.images))
-        known = [samples.annotated[number] for number in batch.index.tolist()]
-        aside = Targets.of([samples.ignored[number] for number in batch.index.tolist()])
+        known, aside = [samples.annotated[row] for row in rows], Targets.of([samples.ignored[row] for row in rows])
         self.quality.add(found, weak.targets, weak.geometry.apply(aside), self.settings.high, known)
         whole = Detections(*(torch.cat([each[field] for each in found]) for field in range(4)))
         # The places of the detections ride as labels, so that the rest can be found again after boxes were lost.

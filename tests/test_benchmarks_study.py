@@ -46,7 +46,7 @@ def test_every_run_of_a_study_has_a_valid_configuration(path: Path, study: Modul
     assert f"{path.parent.parent.name}/studies/{path.name}" in path.read_text(encoding="utf-8").splitlines()[0]
     if "pair" in plan:
         assert plan["pair"]["row"] in plan["rows"]
-        assert {*([of] if isinstance(of := plan["pair"]["of"], str) else of)} <= plan["columns"].keys()
+        assert {*study.several(plan["pair"]["of"])} <= plan["columns"].keys()
 
 
 def finished(job: Any, accuracies: list[float]) -> None:
