@@ -191,7 +191,7 @@ def on_ray(runs: list[Run], tell: Callable[[str], None]) -> None:
 def measure(folder: Path, strategies: list[str], engines: list[str], rounds: int) -> dict[str, Any]:
     """Run everything; give hashes by strategy and engine, and how far the plain path is off."""
     began = time.monotonic()
-    logging.getLogger("fedbox.simulations.examples").setLevel(logging.ERROR)  # there are no pictures of float64 models
+    logging.getLogger("fedbox.server.pictures").setLevel(logging.ERROR)  # there are no pictures of float64 models
 
     def tell(text: str) -> None:
         print(f"[{time.monotonic() - began:4.0f} s] {text}", file=sys.stderr, flush=True)

@@ -113,6 +113,13 @@ class Coordinator:
             return {}
         return {SERVER_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
 
+    def measured(self) -> Arrays | None:
+        """Give the global model as the server measures it, its own statistics included; None for personal models."""
+        if self.personal:
+            return None
+        own = {name.removeprefix(SERVER_BUFFER): value for name, value in self._own_buffers().items()}
+        return {**self.committed, **own}
+
     def left(self, first: int) -> bool:
         """Say whether a round is to be run from `first` on: neither all are done nor has the run stopped early."""
         return first <= self.config.rounds and not self.stopper.done

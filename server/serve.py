@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from .lines import Terms
 from .loop import Coordinator
 from .metrics import Metrics
 from .outcome import Result, finish
+from .pictures import Shown, save_examples
 from .report import write_report
 from .session import claimed, conduct, session
 from .tracking import trackers
@@ -74,10 +76,17 @@ def serve(
         listening(grid.port)
         if coordinator.left(first):  # else the clients may have gone home: all that is left is to write it down
             _await_clients(grid, service.wait_for)
-        summary = conduct(coordinator, first, lambda status: finish(coordinator, folder, status, engine="grpc"))
+        summary = conduct(coordinator, first, partial(_end, coordinator, folder))
         write_report([folder.path], folder.path / "report.html")
         grid.close("the run is complete", over=True, linger=_LINGER)
     return Result(folder.path, summary)
+
+
+def _end(coordinator: Coordinator, folder: RunFolder, status: str) -> dict[str, Any]:
+    summary = finish(coordinator, folder, status, engine="grpc")
+    # What the clients keep stays with them: the pictures show the global model's boxes.
+    save_examples(folder.path, coordinator.federation, Shown(coordinator.records.rounds, coordinator.measured()))
+    return summary
 
 
 def _set_up(

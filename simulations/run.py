@@ -13,13 +13,13 @@ from ..configs import Config, ConfigError, Fault
 from ..configs.schema import WORKERS_A_GPU
 from ..data.cores import cores
 from ..data.progress import shown_by
-from ..models import buffer_names
 from ..server.callbacks import Callback, Callbacks
 from ..server.console import ProgressBar
 from ..server.folder import RunFolder, default_folder
 from ..server.holdings import write_holdings
 from ..server.loop import PAUSE, Coordinator
 from ..server.outcome import Result, finish
+from ..server.pictures import save_examples
 from ..server.session import check, claimed, conduct, raise_on_sigterm, session
 from ..server.tracking import trackers
 from ..strategies.contract import Plugin
@@ -28,7 +28,7 @@ from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
 from ..strategies.validate import warn_all_labelled
-from .examples import Models, save_examples
+from .examples import shown
 from .forking import NURSERY
 from .inprocess import InProcessGrid
 from .pool import Pool
@@ -92,7 +92,7 @@ def _simulate(
         rss = pool.peak_rss_mb if pool else 0.0
         count = pool.workers if pool else workers
         summary = finish(coordinator, folder, status, weights=weights, workers=count, workers_rss_mb=rss)
-        save_examples(folder.path, coordinator.federation, _shown(coordinator, folder.path))
+        save_examples(folder.path, coordinator.federation, shown(coordinator, folder.path))
         return summary
 
     return conduct(coordinator, first, end)
@@ -168,12 +168,3 @@ def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:
         return coordinator.committed
     kept = StateStore(folder / "clients").after(coordinator.records.rounds)
     return {f"{client}/{name}": value for client, arrays in kept for name, value in arrays.items()}
-
-
-def _shown(coordinator: Coordinator, folder: Path) -> Models:
-    """Give the models whose detections are shown; the global one as the server measured it."""
-    own = {}
-    if coordinator.config.model.buffers == "local":
-        own = coordinator.flat.state(buffer_names(coordinator.flat.module))
-    weights = None if coordinator.personal else {**coordinator.committed, **own}
-    return Models(weights, StateStore(folder / "clients"), coordinator.records.rounds)

@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from grpc_for_tests import Clients
 from PIL import Image
 from runs_for_tests import Tags, page
 
 import fedbox
-from fedbox.client.state import StateStore
+from fedbox.client.join import SiteWork
 from fedbox.models import FlatModel
 from fedbox.server.callbacks import Callback
 from fedbox.server.examples import read_examples
-from fedbox.simulations.examples import Models, choose, save_examples
-from fedbox.simulations.run import check
+from fedbox.server.pictures import Shown, choose, save_examples
+from fedbox.server.serve import Host, serve
+from fedbox.server.session import check
+from fedbox.simulations.examples import kept_models
 from fedbox.strategies.federation import Federation
 
 WEATHERS = ["cloudy", "overcast", "rainy", "snowy"]
@@ -86,12 +89,11 @@ def test_each_kind_of_box_is_found_by_its_own_model(tmp_path: Path, federation: 
     models = {kind: _inclined(flat, label, label / 10) for label, kind in enumerate(("model", "teacher", "student"))}
     # Without its buffers, as where the policy is to drop them: nobody else's may take their place.
     models["model"] = {name: models["model"][name] for name, _ in flat.module.named_parameters()}
-    store = StateStore(tmp_path / "clients")
     own = {f"state/{kind}/{name}": models[kind][name] for kind in ("teacher", "student") for name in models[kind]}
-    store.write("client-1", 4, {**own, "state/other": np.zeros(2)})
-    store.write("client-1", 5, {name: np.zeros_like(value) for name, value in own.items()})  # of an unfinished round
+    kept = {"client-1": {**own, "state/other": np.zeros(2)}}
+    shown = Shown(4, models["model"], kept, lambda client: kept_models(kept[client], models["model"]))
     random = torch.get_rng_state(), str(np.random.get_state())
-    save_examples(tmp_path, federation, Models(models["model"], store, 4))
+    save_examples(tmp_path, federation, shown)
     assert (torch.get_rng_state() == random[0]).all()
     assert str(np.random.get_state()) == random[1]
     entries = _examples(tmp_path)
@@ -114,7 +116,7 @@ def test_each_kind_of_box_is_found_by_its_own_model(tmp_path: Path, federation: 
             np.testing.assert_allclose(rows[:, 5], found.scores.numpy(), atol=1e-4)
     before = (tmp_path / "examples" / "examples.json").read_bytes()
     torch.manual_seed(7)
-    save_examples(tmp_path, federation, Models(models["model"], store, 4))
+    save_examples(tmp_path, federation, shown)
     assert (tmp_path / "examples" / "examples.json").read_bytes() == before
     notes: list[str] = []
     assert len(read_examples(tmp_path, notes)) == 8
@@ -154,6 +156,25 @@ def test_a_run_leaves_pictures_and_a_report_with_them_also_when_stopped(tmp_path
     assert sum(attrs.get("class") == "picture" for _, attrs in tags.seen) == 8
     assert "Upright lines mark the phases: server from round 1, selective from round 2, full from round 3." in text
     assert page([result.folder], tmp_path) == text
+
+
+def test_a_served_run_shows_the_boxes_of_its_global_model(tmp_path: Path) -> None:
+    found: list[Clients] = []
+    work = {f"client-{number}": SiteWork(f"client-{number}", None, None, tmp_path / str(number)) for number in range(3)}
+    result = serve(
+        check(SCENES),
+        Host("127.0.0.1:0"),
+        out=tmp_path / "served",
+        listening=lambda port: found.append(Clients(f"127.0.0.1:{port}", work)),
+    )
+    found[0].join()
+    fedbox.run(SCENES, out=tmp_path / "run", quiet=True, report=False)
+    for served, simulated in zip(_examples(result.folder), _examples(tmp_path / "run"), strict=True):
+        assert list(served["boxes"]) == ["truth", "model"]
+        assert served["client"] is None
+        assert served["boxes"] == {kind: simulated["boxes"][kind] for kind in served["boxes"]}
+    tags = Tags((result.folder / "report.html").read_text())
+    assert sum(attrs.get("class") == "picture" for _, attrs in tags.seen) == 8
 
 
 def test_pictures_never_fail_a_run_and_classes_have_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
