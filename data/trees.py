@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .arrays import DataError
-from .files import folder, read_bytes
+from .files import folder, read_bytes, walked
 from .folder import SUFFIXES
 from .json_lines import with_lines
 
@@ -80,7 +80,7 @@ class Tree:
         elif not (self.place / path).is_relative_to(self.place):
             raise DataError(f"{path} must be a folder below the root, {self.place}")
         else:
-            files = (self.place / path).rglob("*") if self.has_folder(path) else []
+            files = walked(self.place / path) if self.has_folder(path) else []
             found = [file.relative_to(self.place).as_posix() for file in files]
         return sorted(
             name
