@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from trees_for_tests import SIZE, make_yolo, picture
+from trees_for_tests import FORMATS, SIZE, make_yolo, picture
 
 from fedbox.data import DataError
 from fedbox.data.annotations_yolo import read_yolo
@@ -38,6 +38,33 @@ def test_a_name_that_no_file_can_have_is_not_there(tmp_path: Path) -> None:
         assert not tree.has(name)
         assert not tree.has_folder(name)
         assert tree.below(name) == []
+
+
+@pytest.mark.parametrize("around", ["my data/", "outer/inner/"])
+@pytest.mark.parametrize("kind", ["coco", "yolo", "voc", "cityscapes"])
+def test_an_archive_of_one_folder_stands_for_it(tmp_path: Path, kind: str, around: str) -> None:
+    make, read, _, _ = FORMATS[kind]
+    make(tmp_path / "data")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        for file in sorted((tmp_path / "data").rglob("*.*")):
+            archive.write(file, around + file.relative_to(tmp_path / "data").as_posix())
+        for name in (".DS_Store", f"{around}.DS_Store", f"__MACOSX/{around}images/train/rainy/._a.png"):
+            archive.writestr(name, b"no picture")
+    plain, packed = (read(tmp_path / name) for name in ("data", "packed.zip"))
+    assert packed.train.names.tolist() == plain.train.names.tolist()
+    assert (packed.train.images == plain.train.images).all()
+    tree = Tree(kind, tmp_path / "packed.zip", "", ("annotations", "data.yaml", "Annotations", "gtFine"))
+    assert tree.full("x") == f"{tmp_path}/packed.zip/{around}x"
+
+
+def test_a_folder_that_is_asked_for_is_not_passed_over(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("images/x.png", b"")
+    assert Tree("coco", tmp_path, "", ("annotations", "images")).below("") == ["images/x.png"]
+    assert Tree("coco", tmp_path, "", ("annotations",)).below("") == ["x.png"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:
+        archive.writestr("readme.txt", b"")
+    assert Tree("coco", tmp_path, "", ("annotations",)).below("") == ["images/x.png"]
 
 
 def test_folders_that_are_links_are_followed_once(tmp_path: Path) -> None:
