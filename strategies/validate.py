@@ -1,7 +1,7 @@
 """Checks on what a strategy gives: an update before it touches the model, and figures for the records."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,17 @@ def warn_never_asked(strategy: str, half: ServerHalf[Any], rounds: int) -> None:
             log,
             f"strategy {strategy} asks no client before round {first}, and the run has {rounds}: no client ever "
             f"trains; raise rounds, or change settings.{block_name(strategy)}",
+        )
+
+
+def warn_idle(strategy: str, examples: Sequence[float]) -> None:
+    """Warn where clients answered a round and none trained on a sample: an untrained model would pass for a result."""
+    if examples and not any(examples):
+        warn_once(
+            log,
+            f"strategy {strategy}: no client of a round trained on a sample, so the model is what it would be without "
+            "them; either they hold no labelled samples (data.labels) and it wants some, or it took none of those "
+            "they hold",
         )
 
 
