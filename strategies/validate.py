@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configs.faults import some
+from ..data.arrays import DataSet
 from .contract import ClientHalf, Metrics, RefusedUpdateError, ServerHalf, UnsuitableError, Update
 from .exact import DIVERGED
 from .federation import Federation
@@ -85,6 +86,27 @@ def warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Fe
             log,
             f"strategy {strategy} learns from unlabelled samples, but no client holds unlabelled samples; set "
             "data.labels.share, such as 0.1",
+        )
+
+
+def warn_unannotated(strategy: str, federation: Federation) -> None:
+    """Warn where samples that the server or a client trains on with their labels have none; see `warn_bare`."""
+    data = federation.dataset
+    known = None if isinstance(data, DataSet) else data.train.annotated
+    if known is None or known.all():
+        return
+    clients = [federation.roles(federation.name(number)).labelled for number in range(len(federation))]
+    warn_bare(strategy, known[np.concatenate([federation.server, *clients])].tolist())
+
+
+def warn_bare(strategy: str, annotated: Sequence[bool]) -> None:
+    """Warn where images count as labelled of which no annotation speaks: they teach that there is nothing in them."""
+    if bare := annotated.count(False):
+        warn_once(
+            log,
+            f"strategy {strategy}: {bare:,} of {len(annotated):,} images that are trained on with their labels have no "
+            "annotations, and count as images without any object; give those that are meant so an empty label file, "
+            "and take the labels of the others away (data.labels, data.server)",
         )
 
 
