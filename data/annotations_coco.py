@@ -116,7 +116,8 @@ def read_soda10m(
     The other options are those of `read_coco`; the validation file is the test part.
     """
     paths = [f"{place}annotations/instance_train.json" for place in _SODA_PLACES]
-    tree = Tree("soda10m", root, "labeled/ with annotations/, train/ and val/ (SODA10M)", ("annotations", "labeled"))
+    holds = ("annotations", "labeled", "SSLAD-2D", "labeled_trainval")
+    tree = Tree("soda10m", root, "labeled/ with annotations/, train/ and val/ (SODA10M)", holds)
     with tree.lines():
         found = tree.first(paths, "the annotations of SODA10M")
         base = found.removesuffix("annotations/instance_train.json")

@@ -6,7 +6,7 @@ annotation beyond VOC's own (weather, town) are attributes.
 
 from collections.abc import Sequence
 from pathlib import Path
-from re import sub
+from re import match, sub
 from typing import TYPE_CHECKING, NamedTuple
 
 from .annotations import (
@@ -115,7 +115,7 @@ def _note(tree: Tree, stem: str) -> _Note:
     where = tree.full(path)
     if not tree.has(path):
         raise DataError(f"{where} does not exist, although an image set names it")
-    top, lines = _parsed(tree.text(path), where)
+    top, lines = _parsed(_text(tree, path), where)
     if top.tag != "annotation":
         raise DataError(f"{where} must hold an <annotation> (Pascal VOC), got <{top.tag}>")
     things = [_thing(element, f"{where}, line {lines[element]}") for element in top.findall("object")]
@@ -132,6 +132,21 @@ def _note(tree: Tree, stem: str) -> _Note:
     }
     file = (top.findtext("filename") or "").strip()
     return _Note(where, stem, file, claimed, things, attributes)
+
+
+def _text(tree: Tree, path: str) -> str:
+    """Return an XML file as text: UTF-8, else in the encoding that its first line declares."""
+    try:
+        return tree.text(path)
+    except DataError:
+        raw = tree.read(path)
+        declared = match(rb"<\?xml[^>]*encoding=[\"']([\w.-]+)", raw)
+        if declared is None:
+            raise
+        try:
+            return raw.decode(declared[1].decode())
+        except (LookupError, UnicodeError) as error:
+            raise DataError(f"{tree.full(path)} is no text in the encoding it declares: {error}") from None
 
 
 def _parsed(text: str, where: str) -> tuple["Element", dict["Element", int]]:

@@ -95,8 +95,9 @@ def _config(tree: Tree, data: str) -> dict[str, Any]:
 
 def _names(config: dict[str, Any], where: str) -> list[str]:
     names = config.get("names")
-    if isinstance(names, dict) and set(names) == set(range(len(names))):
-        names = [names[index] for index in range(len(names))]
+    numbered = {str(key): name for key, name in names.items()} if isinstance(names, dict) else {}
+    if numbered and numbered.keys() == {str(index) for index in range(len(numbered))}:
+        names = [numbered[str(index)] for index in range(len(numbered))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{where}: names must be a list of classes, or number each from 0; got {shown(names)}")
     return [word(name, f"{where}: names[{row}]") for row, name in enumerate(names)]
@@ -245,9 +246,10 @@ def _marks(tree: Tree, path: str, lines: _Lines) -> list[Mark]:
         words = line.split()
         if not words:
             continue
-        if words[0] not in labels:
+        number = _whole(words[0])
+        if number not in labels:
             raise DataError(f"{where}: unknown class {shown(words[0])}; classes are numbered 0..{len(labels) - 1}")
-        label = labels[words[0]]
+        label = labels[number]
         values = numbers(words[1:], len(words) - 1, where)
         if lines.points and len(values) == 4 + lines.points:
             values = values[:4]
@@ -255,6 +257,15 @@ def _marks(tree: Tree, path: str, lines: _Lines) -> list[Mark]:
         if label is not None:
             marks.append(Mark(corners, label, where))
     return marks
+
+
+def _whole(number: str) -> str:
+    """Return a class's number without a fraction of 0: NumPy and other tools write 1.0 or 1.000e+00 for 1."""
+    try:
+        value = float(number)
+    except ValueError:
+        return number
+    return str(int(value)) if value.is_integer() else number
 
 
 def _corners(values: Sequence[float], where: str) -> tuple[float, float, float, float]:

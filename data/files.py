@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -30,6 +30,26 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def walked(place: Path, above: frozenset[str] = frozenset()) -> Iterator[Path]:
+    """Yield the files below a folder, at any depth, hidden ones excluded; links to folders are followed, loops are not.
+
+    above: the real paths of the folders that led here. Raises DataError for a folder that cannot be read.
+    """
+    real = os.path.realpath(place)
+    if real in above:
+        return
+    try:
+        with os.scandir(place) as found:
+            entries = [entry for entry in found if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{place} cannot be read: {error.strerror or error}") from error
+    for entry in entries:
+        if entry.is_dir():
+            yield from walked(place / entry.name, above | {real})
+        else:
+            yield place / entry.name
 
 
 def cached(key: str, make: Callable[[], UInt8Array]) -> UInt8Array:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .arrays import DataError
-from .files import folder, read_bytes
+from .files import folder, read_bytes, walked
 from .folder import SUFFIXES
 from .json_lines import with_lines
 
@@ -19,7 +19,8 @@ from .json_lines import with_lines
 class Tree:
     """The files below a folder or inside a zip archive, by their paths with forward slashes.
 
-    A folder that holds nothing of what is sought (`holds`) but exactly one archive stands for that archive.
+    A folder that holds nothing of what is sought (`holds`) but exactly one archive stands for that archive; an archive
+    of one folder, which holds nothing of it beside that folder, for that folder.
     """
 
     def __init__(self, dataset: str, root: str | Path | None, layout: str, holds: Sequence[str]) -> None:
@@ -34,17 +35,20 @@ class Tree:
         self.dataset, self.place = dataset, place
         self._lock = threading.Lock()
         self._documents: list[str] = []
+        self._top = ""
         self._archive: zipfile.ZipFile | None = None
         if place.is_file():
             try:
                 self._archive = zipfile.ZipFile(place)
             except Exception as error:  # as in read
                 raise DataError(f"{place} is no readable zip archive: {error}") from error
-            self._names = frozenset(name for name in self._archive.namelist() if not name.endswith("/"))
+            names = [name for name in self._archive.namelist() if not name.endswith("/")]
+            self._top = _top(names, holds)
+            self._names = frozenset(name.removeprefix(self._top) for name in names if name.startswith(self._top))
 
     def full(self, path: str) -> str:
         """Return how messages call a file."""
-        return f"{self.place}/{path}"
+        return f"{self.place}/{self._top}{path}"
 
     @property
     def origin(self) -> str:
@@ -80,7 +84,7 @@ class Tree:
         elif not (self.place / path).is_relative_to(self.place):
             raise DataError(f"{path} must be a folder below the root, {self.place}")
         else:
-            files = (self.place / path).rglob("*") if self.has_folder(path) else []
+            files = walked(self.place / path) if self.has_folder(path) else []
             found = [file.relative_to(self.place).as_posix() for file in files]
         return sorted(
             name
@@ -94,7 +98,7 @@ class Tree:
             return read_bytes(self.place / path)
         try:
             with self._lock:
-                return self._archive.read(path)
+                return self._archive.read(self._top + path)
         # What a damaged or an encrypted file raises depends on its compression: zlib.error, EOFError, RuntimeError...
         except Exception as error:
             raise DataError(f"{self.full(path)} cannot be read: {error}") from error
@@ -107,7 +111,7 @@ class Tree:
         """
         try:
             if self._archive is not None:
-                info = self._archive.getinfo(path)
+                info = self._archive.getinfo(self._top + path)
                 return f"{info.file_size} {info.CRC:08x}"
             status = (self.place / path).stat()
             return f"{status.st_size} {status.st_mtime_ns}"
@@ -169,3 +173,19 @@ class Tree:
             if self.has(path):
                 return path
         raise DataError(f"{self.place} lacks {what}: looked for {', '.join(candidates)}")
+
+
+def _top(names: Sequence[str], holds: Sequence[str]) -> str:
+    """Return the folders of an archive, each with a slash behind it, that lie around all that it holds; "" for none.
+
+    Whoever packs a folder often packs its name, too; macOS adds a folder of its own.
+    """
+    inner, top = [name for name in names if not name.startswith((".", "__MACOSX/"))], ""
+    while True:
+        firsts = {name.partition("/")[0] for name in inner}
+        if len(firsts) != 1 or "/" not in inner[0]:
+            return top
+        around = f"{firsts.pop()}/"
+        if any(name == held or name.startswith(f"{held}/") for name in inner for held in holds):
+            return top
+        inner, top = [name.removeprefix(around) for name in inner], top + around

@@ -18,7 +18,7 @@ from ..strategies.federation import Federation
 from ..strategies.halves import warn_unheard
 from ..strategies.registry import settings_of
 from ..strategies.seeds import derive, seed_everything
-from ..strategies.validate import check_late, check_needs, figures, warn_never_asked
+from ..strategies.validate import check_late, check_needs, figures, warn_idle, warn_never_asked
 from . import hooks
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Frozen, Pace, commit_checkpoint, draft_checkpoint, load_checkpoint, newest
@@ -235,6 +235,7 @@ class Coordinator:
         with clock.timed("train"):
             trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply, merge)
         self._require(round_, trained, len(cohort))
+        warn_idle(self.config.strategy, [row["examples"] for row in trained.clients.values()])
         with clock.timed("aggregate"):
             self._seed("aggregate", round_)
             hooks.finish(self.half, total, round_)

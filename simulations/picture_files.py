@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.arrays import DataError
+from ..data.files import walked
 from ..data.folder import SUFFIXES
 from .predicting import Found, opened
 
@@ -17,13 +18,14 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 def listed(paths: Iterable[Path]) -> dict[Path, Path]:
     """Give the pictures meant, each with its path below the folder that was named, or with its bare name.
 
-    A file counts as a picture whatever its name; of a folder those are taken, at any depth, that are called like one.
+    A file counts as a picture whatever its name; of a folder those are taken, at any depth, that are called like one
+    and are not hidden.
     Raises DataError for what is not there and for a folder without a picture.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
-            files = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            files = sorted(file for file in walked(path) if file.suffix.lower() in SUFFIXES and file.is_file())
             if not files:
                 raise DataError(f"{path} holds no picture ({', '.join(SUFFIXES)})")
             found |= {file: file.relative_to(path) for file in files}

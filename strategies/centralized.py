@@ -4,7 +4,9 @@ Each round is `train.epochs` passes (or `train.steps` steps) over the pooled tra
 needs the pooled data, so it runs in simulation only.
 """
 
+from .box_samples import BoxSamples
 from .contract import Ask, ClientHalf, Metrics, Plugin, ServerHalf, Settings, Site
+from .validate import warn_bare
 
 
 class CentralizedSettings(Settings):
@@ -24,6 +26,8 @@ class CentralizedServer(ServerHalf[CentralizedSettings]):
     def refine(self, site: Site) -> Metrics:
         """Train on the pooled samples."""
         site.load(self.weights)
+        if isinstance(site.pooled, BoxSamples):
+            warn_bare("centralized", site.pooled.annotated)
         fit = site.fit(samples=site.pooled)
         self.weights = site.weights()
         return fit.metrics

@@ -1,13 +1,14 @@
 """Checks on what a strategy gives: an update before it touches the model, and figures for the records."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..configs.faults import some
+from ..data.arrays import DataSet
 from .contract import ClientHalf, Metrics, RefusedUpdateError, ServerHalf, UnsuitableError, Update
 from .exact import DIVERGED
 from .federation import Federation
@@ -88,6 +89,27 @@ def warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Fe
         )
 
 
+def warn_unannotated(strategy: str, federation: Federation) -> None:
+    """Warn where samples that the server or a client trains on with their labels have none; see `warn_bare`."""
+    data = federation.dataset
+    known = None if isinstance(data, DataSet) else data.train.annotated
+    if known is None or known.all():
+        return
+    clients = [federation.roles(federation.name(number)).labelled for number in range(len(federation))]
+    warn_bare(strategy, known[np.concatenate([federation.server, *clients])].tolist())
+
+
+def warn_bare(strategy: str, annotated: Sequence[bool]) -> None:
+    """Warn where images count as labelled of which no annotation speaks: they teach that there is nothing in them."""
+    if bare := annotated.count(False):
+        warn_once(
+            log,
+            f"strategy {strategy}: {bare:,} of {len(annotated):,} images that are trained on with their labels have no "
+            "annotations, and count as images without any object; give those that are meant so an empty label file, "
+            "and take the labels of the others away (data.labels, data.server)",
+        )
+
+
 def warn_never_asked(strategy: str, half: ServerHalf[Any], rounds: int) -> None:
     """Warn where the run ends before the strategy asks its first client: the server's model would pass for theirs."""
     first = half.first_ask()
@@ -96,6 +118,17 @@ def warn_never_asked(strategy: str, half: ServerHalf[Any], rounds: int) -> None:
             log,
             f"strategy {strategy} asks no client before round {first}, and the run has {rounds}: no client ever "
             f"trains; raise rounds, or change settings.{block_name(strategy)}",
+        )
+
+
+def warn_idle(strategy: str, examples: Sequence[float]) -> None:
+    """Warn where clients answered a round and none trained on a sample: an untrained model would pass for a result."""
+    if examples and not any(examples):
+        warn_once(
+            log,
+            f"strategy {strategy}: no client of a round trained on a sample, so the model is what it would be without "
+            "them; either they hold no labelled samples (data.labels) and it wants some, or it took none of those "
+            "they hold",
         )
 
 

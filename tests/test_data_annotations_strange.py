@@ -174,6 +174,23 @@ def test_strange_xml_is_told(tmp_path: Path, old: str, new: str, message: str) -
         read_voc(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["ISO-8859-1", "gb18030"])
+def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path: Path, encoding: str) -> None:
+    make_voc(tmp_path)
+    for name in ("000005", "000007"):
+        text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + voc_xml(name).replace(">car<", ">café<")
+        (tmp_path / "Annotations" / f"{name}.xml").write_bytes(text.encode(encoding))
+    assert read_voc(tmp_path).classes == ("café", "person")
+    path = tmp_path / "Annotations" / "000005.xml"
+    for declared, told in (("ebcdic-9", "unknown encoding: ebcdic-9"), ("ascii", "'ascii' codec can't decode")):
+        path.write_bytes(f'<?xml version="1.0" encoding="{declared}"?>é'.encode("latin-1"))
+        with pytest.raises(DataError, match=f"000005.xml is no text in the encoding it declares: {told}"):
+            read_voc(tmp_path)
+    path.write_bytes("<annotation>é</annotation>".encode("latin-1"))
+    with pytest.raises(DataError, match=r"000005.xml is no UTF-8 text"):
+        read_voc(tmp_path)
+
+
 def test_unlabelled_pictures_elsewhere_are_refused(tmp_path: Path) -> None:
     make_soda(tmp_path / "data")
     picture(tmp_path / "elsewhere" / "u.jpg")

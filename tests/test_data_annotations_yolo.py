@@ -138,3 +138,14 @@ def test_a_wrong_data_yaml_is_explained(tmp_path, text, message):
     write(tmp_path / "data.yaml", text)
     with pytest.raises(DataError, match=message):
         read_yolo(tmp_path)
+
+
+def test_yolo_classes_are_numbered_as_other_tools_write_numbers(tmp_path):
+    make_yolo(tmp_path)
+    write(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: {'0': person, '1': car}\n")
+    write(tmp_path / "labels/train/rainy/a.txt", "1.0 .5 .5 .1 .1\n0.000e+00 .5 .5 .2 .2\n01 .5 .5 .1 .1\n")
+    assert read_yolo(tmp_path, size=SIZE).train.box_labels.tolist() == [1, 0, 1]
+    for odd in ("0.5", "nan", "inf"):
+        write(tmp_path / "labels/train/rainy/a.txt", f"{odd} .5 .5 .1 .1\n")
+        with pytest.raises(DataError, match=f"line 1: unknown class '{odd}'; classes are numbered 0..1"):
+            read_yolo(tmp_path, size=SIZE)

@@ -15,6 +15,7 @@ import fedbox
 from fedbox.server.records import digest
 from fedbox.simulations.inprocess import InProcessGrid
 from fedbox.strategies.base import Message
+from fedbox.strategies.logs import warn_once
 from fedbox.strategies.samples import Samples
 
 
@@ -74,6 +75,17 @@ def test_a_run_that_training_ends_is_evaluated_at_its_end(tmp_path: Path, caplog
     assert "is no metric of this run" not in caplog.text
     run(tmp_path / "typo", rounds=2, evaluate={"stop": {"metric": "acuracy", "target": 0.9}})
     assert caplog.text.count("evaluate.stop.metric=acuracy is no metric of this run, which has") == 1
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, 1), (0.5, 0)])
+def test_a_round_in_which_nobody_trains_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, share: float, told: int
+) -> None:
+    warn_once.cache_clear()
+    labels = {"share": 0.0, "by_client": {"client-0": share}}
+    result = run(tmp_path / "run", data__labels=labels, rounds=2)
+    assert ("train_loss" in result.metrics) == (not told)
+    assert caplog.text.count("strategy fedavg: no client of a round trained on a sample") == told
 
 
 def test_server_statistics_survive_a_resume_under_every_buffer_policy(tmp_path: Path) -> None:

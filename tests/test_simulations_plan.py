@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from plugins_for_tests import TOY
+from trees_for_tests import make_soda, picture
 
 import fedbox
 from fedbox.configs import Config
 from fedbox.server.loop import Coordinator
 from fedbox.simulations.inprocess import InProcessGrid
 from fedbox.simulations.plan import Stretch, plan, schedule
-from fedbox.simulations.run import check
+from fedbox.simulations.run import check, run_config
 from fedbox.strategies.contract import Ask, ClientHalf, Plugin, ServerHalf, Settings
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.logs import warn_once
@@ -147,6 +148,39 @@ def test_a_run_whose_clients_train_or_rest_by_design_is_not(
     facts = dict(plan(check(SCENES, changes)))
     assert ("no client is asked" not in facts["rounds"]) == asked
     assert "no client ever trains" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        ({"data.labels.share": 1.0}, "fedsto: 2 of 3"),
+        ({"data.server": {"share": 0.7}, "data.partition.kind": "iid"}, "fedsto: 1 of 2"),
+        ({"strategy": "centralized", "settings": {}, "rounds": 1}, "centralized: 2 of 3"),
+    ],
+)
+def test_images_without_annotations_that_pass_for_empty_ones_are_warned_of(
+    tmp_path: Path, changes: dict[str, Any], told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    make_soda(tmp_path)
+    for name in ("a", "b"):
+        picture(tmp_path / "bare" / f"{name}.jpg")
+    data = {
+        "dataset": "soda10m",
+        "root": str(tmp_path),
+        "options": {"unlabelled": "bare", "size": [64, 64]},
+        "partition": {"kind": "natural", "key": "labels", "clients": 1},
+        "labels": {"share": 0.0},
+        "server": {"value": "yes"},
+    }
+    config = check({**SCENES, "data": data}, changes)
+    if config.strategy == "centralized":
+        run_config(config, out=tmp_path / "run", progress=False, report=False)
+    else:
+        plan(config)
+    warned = f"strategy {told} images that are trained on with their labels have no annotations"
+    assert caplog.text.count("have no annotations") == caplog.text.count(warned) == bool(told)
 
 
 @pytest.mark.parametrize(
