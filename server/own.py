@@ -67,4 +67,5 @@ class Own:
             pooled=some(federation.pooled),
             pooled_labelled=some(federation.pooled_labelled),
             pooled_unlabelled=some(federation.pooled_unlabelled, labelled=False),
+            pooled_size=cache(lambda: len(federation.pooled())),
         )

@@ -55,8 +55,10 @@ class Samples:
         device: torch.device,
         labelled: bool = True,
     ) -> None:
-        # A copy: the arrays may be read-only memory that other processes share. What lies in a file stays there.
-        self._bytes = images if isinstance(images, Rows) else torch.from_numpy(images.copy()).to(device)
+        # What lies in a file stays there; memory that is not the caller's own may be read-only, for others share it.
+        if not isinstance(images, Rows) and not (images.flags.owndata and images.flags.writeable):
+            images = images.copy()
+        self._bytes = images if isinstance(images, Rows) else torch.from_numpy(images).to(device)
         self.known = labelled
         self.truth = torch.from_numpy(labels.copy()).to(device)
         self.y = self.truth if labelled else torch.full_like(self.truth, -1)

@@ -58,7 +58,7 @@ def check_labels(strategy: str, site: Site) -> None:
 
 def server_steps(site: Site, epochs: int | None) -> int | None:
     """Give the steps of a round in which the server alone trains; None where `epochs` says how long it trains."""
-    return None if epochs is not None else site.train_config.steps or site.steps(len(site.pooled))
+    return None if epochs is not None else site.train_config.steps or site.steps(site.pooled_size)
 
 
 plugin = Plugin(ServerOnlySettings, ClientHalf, ServerOnlyServer, "reference: only the server trains, on its labels")

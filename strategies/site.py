@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..configs import TrainConfig
-from ..models import BufferPolicy, FlatModel, shared_names
+from ..models import BufferPolicy, FlatModel, hold_statistics, shared_names
 from .exact import Arrays
 from .optim import backward, lr_factor, make_optimizer, set_lr
 from .order import Order
@@ -20,6 +20,7 @@ from .seeds import derive, generator
 
 Loss = Callable[[Batch], Tensor]
 View = Literal["none", "weak", "strong"]
+T = TypeVar("T")
 
 
 class NotAvailableError(RuntimeError):
@@ -45,6 +46,7 @@ class Holdings:
     pooled: Callable[[], Samples] | None = None
     pooled_labelled: Callable[[], Samples] | None = None
     pooled_unlabelled: Callable[[], Samples] | None = None
+    pooled_size: Callable[[], int] | None = None
 
 
 @dataclass
@@ -129,7 +131,12 @@ class Site:
         """Every client's unlabelled samples: simulation only, for reference points."""
         return self._part("pooled_unlabelled", self._simulated(self.holdings.pooled_unlabelled))
 
-    def _simulated(self, read: Callable[[], Samples] | None) -> Callable[[], Samples]:
+    @property
+    def pooled_size(self) -> int:
+        """How many samples `pooled` has; they are not read for it."""
+        return self._simulated(self.holdings.pooled_size)()
+
+    def _simulated(self, read: Callable[[], T] | None) -> Callable[[], T]:
         if read is None:
             raise NotAvailableError(
                 f"{self.name} has no access to the clients' pooled data: only a simulation holds it, at the server"
@@ -179,7 +186,7 @@ class Site:
         optimizer = make_optimizer(self.train_config, leaves, self.lr, plain=self.flat.plain)
         self.model.train()
         if freeze_statistics:
-            _freeze_statistics(self.model)
+            hold_statistics(self.model)
         total, seen, done = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         schedule, last = self.train_config.schedule, self.steps(len(samples), epochs, steps, batch_size)
         for batch in self.batches(samples, epochs=epochs, steps=steps, view=view, batch_size=batch_size):
@@ -287,9 +294,3 @@ class Site:
     def derive(self, *parts: object) -> int:
         """Give a seed for a purpose of this participant in this round."""
         return derive(self.seed, self.round, self.name, *parts)
-
-
-def _freeze_statistics(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()

@@ -55,7 +55,9 @@ def site_of(name: str = "client-0", **changes: Any) -> Site:
         name=name,
         flat=federation.model(device),
         train_config=config.train,
-        holdings=Holdings(lambda: labelled, lambda: unlabelled, lambda: none, lambda: pooled, None, lambda: bare),
+        holdings=Holdings(
+            lambda: labelled, lambda: unlabelled, lambda: none, lambda: pooled, None, lambda: bare, lambda: len(pooled)
+        ),
         classes=len(federation.dataset.classes),
         seed=0,
         buffers=config.model.buffers,

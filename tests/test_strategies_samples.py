@@ -90,3 +90,12 @@ def test_images_with_classes_take_mapped_ones_too(tmp_path: Path) -> None:
     index: Tensor = torch.tensor([1, 1, 0])
     assert torch.equal(ours.batch(index).x, theirs.batch(index).x)
     assert ours.batch(index).y.tolist() == [1, 1, 5]
+
+
+def test_images_of_its_own_are_not_copied_and_shared_memory_is() -> None:
+    own, labels = np.ones((3, 1, 2, 2), np.uint8), np.zeros(3, np.int64)
+    frozen = own.copy()
+    frozen.flags.writeable = False
+    for images, same in ((own, True), (own[1:], False), (frozen, False)):
+        samples = Samples(images, labels[: len(images)], **CONSTANTS)
+        assert (samples._bytes.data_ptr() == images.ctypes.data) is same
