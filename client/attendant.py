@@ -43,6 +43,8 @@ class Attendant:
         self._work, self._pool = work, pool
         self._held: dict[str, Message | None] = {}
         """Replies that the server has not settled; None while the task is under way."""
+        self._waiting: dict[str, tuple[Intake, float | None]] = {}
+        """Tasks that wait for their turn, each with the end of its time: all the arrays that a busy client holds."""
         self._ready: tuple[str, str, int, tuple[str, ...]] | None = None
         self._counts: dict[str, int] = {}
         self._outbox: Outbox[wire.ClientFrame] | None = None
@@ -92,34 +94,41 @@ class Attendant:
                 self._offer(task, reply)
 
     def begin(self, intake: Intake, seconds: float) -> None:
-        """Take on a task."""
+        """Take on a task; let go of those that waited for their turn until their time was over."""
+        now = time.monotonic()
+        for task, (_, deadline) in list(self._waiting.items()):
+            if deadline is not None and now > deadline:
+                self.settle(task)
         if intake.task not in self._held:
             self._held[intake.task] = None
-            doing = asyncio.ensure_future(self._do(intake, time.monotonic() + seconds if seconds else None))
+            self._waiting[intake.task] = intake, now + seconds if seconds else None
+            doing = asyncio.ensure_future(self._do(intake.task))
             self._tasks.add(doing)
             doing.add_done_callback(self._tasks.discard)
 
     def settle(self, task: str) -> None:
         """Forget a task; one that is under way ends for nothing."""
         self._held.pop(task, None)
+        self._waiting.pop(task, None)
 
     def reply(self, task: str) -> Message | None:
         """Give the finished reply to a task."""
         return self._held.get(task)
 
-    async def _do(self, intake: Intake, deadline: float | None) -> None:
-        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, intake, deadline)
-        if intake.task not in self._held:
+    async def _do(self, task: str) -> None:
+        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, task)
+        if task not in self._held:
             return
         if reply is None:
-            self._held.pop(intake.task)
+            self._held.pop(task)
             return
-        self._held[intake.task] = reply
-        self._offer(intake.task, reply)
+        self._held[task] = reply
+        self._offer(task, reply)
 
-    def _answer(self, intake: Intake, deadline: float | None) -> Message | None:
+    def _answer(self, task: str) -> Message | None:
         """Work on a task, unless it was settled or ran out of time while it waited for its turn."""
-        if intake.task not in self._held or (deadline is not None and time.monotonic() > deadline):
+        intake, deadline = self._waiting.pop(task, (None, None))
+        if intake is None or (deadline is not None and time.monotonic() > deadline):
             return None
         try:
             message = intake.message()
