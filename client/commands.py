@@ -108,12 +108,12 @@ def status(
 
 def _identity(cert: Path | None, key: Path | None, ca: Path | None, insecure: bool, target: str) -> Any:
     from ..configs import ConfigError, Fault
-    from ..configs.tls import read_identity
+    from ..configs.tls import is_loopback, read_identity
 
     host, colon, port = target.rpartition(":")
     if not colon or not port.isdigit():
         raise ConfigError("given", [Fault("HOST:PORT", f"got {target!r}; wanted such as fed.example.org:9091")])
-    if insecure and host not in ("localhost", "127.0.0.1", "[::1]"):
+    if insecure and not is_loopback(host):
         problem = f"without TLS only to this machine (127.0.0.1), not to {host}"
         raise ConfigError("given", [Fault("--insecure", problem)])
     return read_identity(cert, key, ca, insecure)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from ..configs.tls import Identity
+from ..configs.tls import Identity, is_loopback
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import LOST, Error, Message, WireError
 from ..strategies.frames import FRAME, Intake, Outbox, body_of, cut
@@ -191,6 +191,8 @@ def channel_to(target: str, identity: Identity | None) -> Any:
         ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for each client
         ("grpc.initial_reconnect_backoff_ms", 100),
     ]
+    if is_loopback(target.rpartition(":")[0]):  # else, by http_proxy, it would leave the machine, even without TLS
+        options.append(("grpc.enable_http_proxy", 0))
     if identity is None:
         return grpc.aio.insecure_channel(target, options)
     secure = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)

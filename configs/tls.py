@@ -1,5 +1,6 @@
 """The certificate files that both ends of a line are given."""
 
+import ipaddress
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,14 @@ class Identity:
     certificate: bytes
     key: bytes
     authority: bytes
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host, as it stands in HOST:PORT, is this machine by its loopback."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def read_identity(cert: Path | None, key: Path | None, ca: Path | None, insecure: bool) -> Identity | None:

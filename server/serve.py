@@ -1,6 +1,5 @@
 """`fedbox serve`: host a run for clients on other machines, over the same loop, records and report as a simulation."""
 
-import ipaddress
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from ..configs import Config, ConfigError, Fault
 from ..configs.faults import some
-from ..configs.tls import Identity
+from ..configs.tls import Identity, is_loopback
 from ..strategies.atomic import write_atomic
 from ..strategies.contract import Plugin
 from ..strategies.device import check_device
@@ -153,13 +152,7 @@ def check_exposure(listen: str, secure: bool) -> None:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ConfigError("given", [Fault("--listen", f"got {listen!r}; wanted: HOST:PORT, such as 0.0.0.0:9091")])
-    if secure:
-        return
-    try:
-        inside = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        inside = False
-    if not inside:
+    if not secure and not is_loopback(host):
         problem = (
             f"without TLS only on loopback (127.0.0.1), not on {host or 'all addresses'}; `fedbox certs` makes keys"
         )

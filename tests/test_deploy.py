@@ -1,8 +1,10 @@
 """The deploy guide as it stands: its five commands with real processes over TLS, and a client with data of its own."""
 
+import asyncio
 import json
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chaos_for_tests import free_port
+from grpc_for_tests import grid_for
 from PIL import Image
 from typer.testing import CliRunner
 
 import fedbox
 from fedbox.__main__ import app
-from fedbox.client.grpc_line import RefusedError
+from fedbox.client.grpc_line import RefusedError, ask_status
 from fedbox.client.join import SiteWork
 from fedbox.client.workspace import forget, workspace_for
 from fedbox.configs import ConfigError
@@ -122,6 +125,21 @@ def test_faults_are_told(words: list[str], told: str) -> None:
     result = CliRunner().invoke(app, words)
     assert result.exit_code != 0
     assert told in str(result.exception)
+
+
+def test_a_line_on_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.setblocking(False)
+        for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy", "grpc_proxy", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with grid_for(["client-0"]) as grid:
+            for host in ("127.0.0.1", "localhost"):
+                assert '"client-0"' in asyncio.run(ask_status(f"{host}:{grid.port}", None))
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 def test_a_packed_app_holds_the_whole_configuration(tmp_path: Path) -> None:
