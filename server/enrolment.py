@@ -73,7 +73,7 @@ class Enrolment:
 
     def __init__(self, path: Path | None = None, names: Sequence[str] = ()) -> None:
         self._path = path
-        self._stamp = self._stamp_now()
+        self._stamp = self._seen = self._stamp_now()
         self.entries = read_entries(path) if path else {name: Entry(name) for name in names}
         self.names = sorted((entry.name for entry in self.entries.values() if not entry.revoked), key=natural)
         if not self.names:
@@ -91,17 +91,24 @@ class Enrolment:
         return None
 
     def refresh(self) -> bool:
-        """Read the file again if it changed; say whether it did. A file at fault changes nothing (EnrolmentError)."""
-        stamp = self._stamp_now()
-        if self._path is None or stamp == self._stamp:
+        """Read the file again if it changed, and is as it was at the last look; say whether it was read.
+
+        A file that is being copied here is cut short for a moment, and those whom it does not name yet would be sent
+        away for good. One at fault, or without anybody, changes nothing (EnrolmentError).
+        """
+        before, self._seen = self._seen, self._stamp_now()
+        if self._path is None or self._seen == self._stamp or self._seen != before:
             return False
-        self._stamp = stamp
-        self.entries = read_entries(self._path)
+        self._stamp = self._seen
+        entries = read_entries(self._path)
+        if not entries:
+            raise EnrolmentError(f"{self._path} names nobody; to shut a client out, write `revoked` behind its name")
+        self.entries = entries
         return True
 
-    def _stamp_now(self) -> tuple[int, int] | None:
+    def _stamp_now(self) -> tuple[int, int, int] | None:
         try:
             found = self._path.stat() if self._path else None
         except OSError:
             return None
-        return (found.st_mtime_ns, found.st_ino) if found else None
+        return (found.st_mtime_ns, found.st_ino, found.st_size) if found else None

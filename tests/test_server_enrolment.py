@@ -37,12 +37,32 @@ def test_all_faults_of_a_list_are_told_and_a_running_server_keeps_the_old_one(tm
     path.write_text("a\n")
     found = Enrolment(path)
     path.write_text("a\nb/c\na\nd nonsense\n")
+    assert not found.refresh()
     with pytest.raises(EnrolmentError) as caught:
         found.refresh()
     assert [f"line {n}" in str(caught.value) for n in (1, 2, 3, 4)] == [False, True, True, True]
     assert found.refusal("a", None) is None
     with pytest.raises(EnrolmentError, match="names no client"):
         Enrolment(None, [])
+
+
+def test_a_list_that_is_being_copied_sends_nobody_away(tmp_path: Path) -> None:
+    path = tmp_path / "clients.txt"
+    path.write_text("a\nb\n")
+    found = Enrolment(path)
+    with path.open("w") as copy:  # as `scp` does it: first an empty file, then what comes over the net
+        assert not found.refresh()
+        copy.write("a\n")
+        copy.flush()
+        assert not found.refresh()
+        copy.write("b\nc\n")
+    assert [found.refresh() for _ in range(3)] == [False, True, False]
+    assert list(found.entries) == ["a", "b", "c"]
+    path.write_text("# nobody\n")
+    assert not found.refresh()
+    with pytest.raises(EnrolmentError, match="names nobody; to shut a client out, write `revoked`"):
+        found.refresh()
+    assert found.refusal("a", None) is None
 
 
 def test_certificates_refuse_names_that_are_files_of_their_own(tmp_path: Path) -> None:
