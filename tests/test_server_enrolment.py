@@ -1,5 +1,6 @@
 """The list of those who may join, and what an update may change."""
 
+import asyncio
 import re
 import shutil
 from datetime import UTC, datetime
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from grpc_for_tests import Clients, Echo, grid_for, identity_of
 
+from fedbox.client.grpc_line import RefusedError, ask_status
 from fedbox.configs.tls import read_identity
+from fedbox.server import certificates
 from fedbox.server.certificates import make_certificates, revoke
 from fedbox.server.enrolment import Enrolment, EnrolmentError, read_entries
+from fedbox.strategies.base import identity
 from fedbox.strategies.contract import RefusedUpdateError, Update
 from fedbox.strategies.validate import check_update
 
@@ -115,6 +120,26 @@ def test_renewed_certificates_are_new_and_the_list_knows_them(tmp_path: Path) ->
     assert "for other, localhost, 127.0.0.1" in make_certificates(tmp_path, ["other"], []).kept[0]
     with pytest.raises(EnrolmentError, match="add --client NAME or --server HOST"):
         make_certificates(tmp_path, [], [], renew=True)
+
+
+def test_whoever_asks_for_the_status_may_join_and_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_certificates(tmp_path, ["localhost"], ["a", "nameless"])
+    before, listed = identity_of(tmp_path, "a"), tmp_path / "clients.txt"
+    make_certificates(tmp_path, [], ["a"], renew=True)
+    (tmp_path / "listed").write_text("a " + read_entries(listed)["a"].fingerprint + "\nnameless\n")
+    monkeypatch.setattr(certificates, "_name", lambda _text: x509.Name([]))  # as another authority may issue them
+    make_certificates(tmp_path, [], ["nameless"], renew=True)
+    nameless = identity_of(tmp_path, "nameless")
+    with identity(1), grid_for([], identity_of(tmp_path, "server"), tmp_path / "listed") as grid:
+        place = f"localhost:{grid.port}"
+        for good in ("a", "server"):
+            assert '"nameless"' in asyncio.run(ask_status(place, identity_of(tmp_path, good)))
+        for given, told in ((before, "the certificate of a is not the one on the list"), (nameless, " is not on the")):
+            with pytest.raises(RefusedError, match=told):
+                asyncio.run(ask_status(place, given))
+        clients = Clients(place, {"nameless": Echo()}, nameless)
+        clients.join()
+        assert "the certificate is that of '', not of 'nameless'" in clients.words["nameless"]
 
 
 def test_names_of_servers_are_written_as_certificates_hold_them(tmp_path: Path) -> None:
