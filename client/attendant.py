@@ -19,6 +19,7 @@ log = logging.getLogger("fedbox.client")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 _STABLE = 3.0  # seconds after which a line counts as good, and the pauses begin anew
+_Wanted = tuple[str, str, int, tuple[str, ...]]
 
 
 class Work(Protocol):
@@ -45,8 +46,8 @@ class Attendant:
         """Replies that the server has not settled; None while the task is under way."""
         self._waiting: dict[str, tuple[Intake, float | None]] = {}
         """Tasks that wait for their turn, each with the end of its time: all the arrays that a busy client holds."""
-        self._ready: tuple[str, str, int, tuple[str, ...]] | None = None
-        self._counts: dict[str, int] = {}
+        self._ready: tuple[_Wanted, asyncio.Future[dict[str, int]]] | None = None
+        """What the last server wanted of this client, and what it holds for that, as soon as its data are read."""
         self._outbox: Outbox[wire.ClientFrame] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._random = random.Random()
@@ -82,12 +83,12 @@ class Attendant:
 
     async def prepare(self, welcome: wire.Welcome, outbox: "Outbox[wire.ClientFrame]") -> None:
         """Get ready for the server's run, tell what is held here, and offer what is finished."""
-        wanted = (welcome.config, welcome.run, welcome.number, tuple(welcome.classes))
-        if self._ready != wanted:
+        wanted: _Wanted = (welcome.config, welcome.run, welcome.number, tuple(welcome.classes))
+        if self._ready is None or self._ready[0] != wanted:
             loop = asyncio.get_running_loop()
-            self._counts = await loop.run_in_executor(self._pool, self._work.prepare, *wanted)
-            self._ready = wanted
-        outbox.put(wire.ClientFrame(holding=wire.Holding(**self._counts)))
+            self._ready = wanted, loop.run_in_executor(self._pool, self._work.prepare, *wanted)
+        counts = await asyncio.shield(self._ready[1])  # a line that drops meanwhile leaves it under way
+        outbox.put(wire.ClientFrame(holding=wire.Holding(**counts)))
         self._outbox = outbox
         for task, reply in self._held.items():
             if reply is not None:

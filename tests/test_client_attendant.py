@@ -5,11 +5,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from chaos_for_tests import Proxy
 from grpc_for_tests import Clients, Echo, ask, grid_for, wait_until
 
 from fedbox.client.attendant import Attendant
@@ -110,6 +111,36 @@ def test_a_late_task_is_forgotten_when_the_client_comes_back_without_it(held: bo
     fleet.withdraw(["t"], keep=True)
     fleet.arrive(wire.Hello(name="a", oldest=1, newest=1, held=["t"] if held else []), 1)
     assert list(fleet.stations["a"].jobs) == ["t"] * held
+
+
+class Reading(Echo):
+    """Reads its data until the gate is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared = 0
+        self.gate.clear()
+
+    def prepare(self, config: str, run: str, number: int, classes: Sequence[str]) -> dict[str, int]:
+        self.prepared += 1
+        self.gate.wait(20)
+        return super().prepare(config, run, number, classes)
+
+
+def test_a_line_that_drops_while_the_data_are_read_does_not_have_them_read_again() -> None:
+    work = Reading()
+    with grid_for(["client-0"]) as grid:
+        proxy = Proxy(grid.port)
+        clients = Clients(f"127.0.0.1:{proxy.port}", {"client-0": work})
+        for number in (1, 2):
+            wait_until(lambda number=number: grid.fleet.counts["arrivals"] == number)
+            wait_until(lambda: work.prepared > 0)
+            proxy.cut()
+        work.gate.set()
+        grid.wait_for(1, lambda _: None)
+        assert work.prepared == 1
+        clients.close()
+        proxy.close()
 
 
 _BUSY = """
