@@ -98,8 +98,8 @@ def _set_up(
     stack: ExitStack,
 ) -> "tuple[GrpcGrid, Coordinator, Watcher]":
     """Open all that the run needs; `stack` closes it."""
-    federation = Federation.prepare(config)
-    enrolment, classes = _enrolment(service, federation), federation.dataset.classes
+    federation, enrolment = _who(service, config)
+    classes = federation.dataset.classes
     _check_wanted(service.wait_for, enrolment.names)
     fleet = Fleet(enrolment, service.terms, config.model_dump_json(), _run_id(folder), classes)
     grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
@@ -168,9 +168,13 @@ def check_exposure(listen: str, secure: bool) -> None:
         raise ConfigError("given", [Fault("--insecure", problem)])
 
 
-def _enrolment(service: Host, federation: Federation) -> Enrolment:
-    names = [federation.name(number) for number in range(len(federation))]
-    return Enrolment(service.clients, names)
+def _who(service: Host, config: Config) -> tuple[Federation, Enrolment]:
+    """Give what the server holds, and who may join. Where all have names, and so data, of their own, none are dealt."""
+    listed = Enrolment(service.clients) if service.clients is not None else None
+    if listed is not None and not any(map(Federation.deals_to, listed.names)):
+        return Federation.hosting(config), listed
+    federation = Federation.prepare(config)
+    return federation, listed or Enrolment(None, [federation.name(number) for number in range(len(federation))])
 
 
 def _check_wanted(wanted: int | None, names: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chaos_for_tests import free_port
-from grpc_for_tests import grid_for
+from grpc_for_tests import Clients, grid_for
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -23,8 +23,9 @@ from fedbox.client.join import SiteWork
 from fedbox.client.workspace import forget, workspace_for
 from fedbox.configs import ConfigError
 from fedbox.data.arrays import DataError
+from fedbox.server.serve import Host, serve
 from fedbox.server.session import check
-from fedbox.strategies.base import read_run_config
+from fedbox.strategies.base import identity, read_run_config
 
 RUN = "0" * 32
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "deploy.md"
@@ -78,6 +79,35 @@ def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:
     text, folder = read_run_config(work._run_config)
     assert folder == str(tmp_path / "state" / RUN)
     assert workspace_for(text, folder).federation.number("site-a") == 4
+    forget()
+
+
+def test_a_server_deals_nothing_to_clients_that_bring_data(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in ("server/train", "server/test", "site-b/train"):
+        for label in ("cat", "dog"):
+            for number in range(1 if part == "server/train" else 6):
+                path = tmp_path / part / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
+    (tmp_path / "listed").write_text("site-b\n")
+    data = {"dataset": "image_folder", "root": str(tmp_path / "server"), "labels": {"by_client": {"site-b": 0.5}}}
+    config = check({"rounds": 1, "data": data, "model": "mlp"})  # 20 clients, as nobody said otherwise
+    found: list[Clients] = []
+
+    def begin(port: int) -> None:
+        work = SiteWork("site-b", tmp_path / "site-b", None, tmp_path / "state")
+        found.append(Clients(f"127.0.0.1:{port}", {"site-b": work}))
+
+    with identity(1):
+        host = Host("127.0.0.1:0", clients=tmp_path / "listed")
+        result = serve(config, host, out=tmp_path / "run", listening=begin)
+    found[0].join()
+    (line,) = result.rounds
+    assert {name: row["examples"] for name, row in line["clients"].items()} == {"site-b": 6}
+    (tmp_path / "listed").write_text("site-b\nclient-1\n")
+    with pytest.raises(DataError, match="20 clients cannot share 2 samples"):
+        serve(config, host, out=tmp_path / "other")
     forget()
 
 
