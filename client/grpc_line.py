@@ -56,7 +56,7 @@ async def attend(client: Client, target: str, identity: Identity | None, hello: 
             await call.write(wire.ClientFrame(hello=hello))
             return await session.serve()
         except grpc.aio.AioRpcError as error:
-            return False, _told(error, identity), session.welcome is not None
+            return False, _told(error, identity if session.welcome is None else None), session.welcome is not None
         except asyncio.InvalidStateError:
             # gRPC refuses to write on a stream that has ended: why it ended stands in the call.
             code, details = await call.code(), await call.details()
@@ -69,7 +69,7 @@ async def attend(client: Client, target: str, identity: Identity | None, hello: 
 
 
 def _told(error: "grpc.aio.AioRpcError", identity: Identity | None) -> str:
-    """Say why there is no line; of a handshake that fails gRPC tells the client next to nothing."""
+    """Say why there is no line; of a handshake that fails, where there is an `identity`, gRPC tells next to nothing."""
     text = f"{error.code().name.lower()}: {error.details()}"
     if identity is not None and ("Socket closed" in text or "handshake" in text.lower()):
         text += " (perhaps one side does not accept the other's certificate: the server's log says why)"

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 from chaos_for_tests import Proxy
-from grpc_for_tests import Clients, Echo, ask, grid_for, wait_until
+from grpc_for_tests import Clients, Echo, ask, grid_for, identity_of, wait_until
 
 from fedbox.client.attendant import Attendant
 from fedbox.client.driver import drive
+from fedbox.server.certificates import make_certificates
 from fedbox.server.enrolment import Enrolment
 from fedbox.server.fleet import Fleet
 from fedbox.server.lines import Job, Terms
@@ -111,6 +112,22 @@ def test_a_late_task_is_forgotten_when_the_client_comes_back_without_it(held: bo
     fleet.withdraw(["t"], keep=True)
     fleet.arrive(wire.Hello(name="a", oldest=1, newest=1, held=["t"] if held else []), 1)
     assert list(fleet.stations["a"].jobs) == ["t"] * held
+
+
+def test_a_line_that_drops_later_is_not_laid_to_the_certificates(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_certificates(tmp_path, ["localhost"], ["client-0"])
+    with grid_for(["client-0"], identity_of(tmp_path, "server")) as grid:
+        proxy = Proxy(grid.port)
+        clients = Clients(f"localhost:{proxy.port}", {"client-0": Echo()}, identity_of(tmp_path, "client-0"))
+        grid.wait_for(1, lambda _: None)
+        caplog.clear()
+        proxy.cut()
+        wait_until(lambda: "no line to" in caplog.text)
+        assert "certificate" not in caplog.text
+        clients.close()
+        proxy.close()
 
 
 class Reading(Echo):
