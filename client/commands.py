@@ -44,12 +44,17 @@ def join(
 
     [dim]fedbox join fed.example.org:9091 --name site-a --data /data --cert site-a.pem --key site-a.key --ca ca.pem[/]
     """
+    import logging
+
+    from ..configs.tls import doubts
     from ..strategies.logs import set_up_logs
     from .grpc_line import RefusedError
     from .join import join, leave_now
 
     set_up_logs(log, quiet)
     identity = _identity(cert, key, ca, insecure, target)
+    for doubt in doubts(identity):
+        logging.getLogger("fedbox.client").warning("%s", doubt)
     state = state or Path("fedbox-state") / name
     try:
         word = join(target, name, identity, data=data, device=device, state=state, give_up=give_up)
