@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import shlex
 import socket
@@ -20,6 +21,7 @@ import fedbox
 from fedbox.__main__ import app
 from fedbox.client.grpc_line import RefusedError, ask_status
 from fedbox.client.join import SiteWork
+from fedbox.client.state import StateStore
 from fedbox.client.workspace import forget, workspace_for
 from fedbox.configs import ConfigError
 from fedbox.data.arrays import DataError
@@ -117,6 +119,15 @@ def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:
         work.prepare(check({}).model_dump_json(), RUN, 0, ())
     with pytest.raises(RefusedError, match="does not understand"):
         work.prepare('{"future": 1}', RUN, 0, ())
+    forget()
+
+
+def test_a_client_tells_whether_it_finds_what_it_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="fedbox.client")
+    StateStore(tmp_path / "state" / RUN / "clients").write("client-0", 7, {"a": np.zeros(2)})
+    for folder, told in (("state", "goes on with what it kept after round 7"), ("other", "has kept nothing there yet")):
+        SiteWork("client-0", None, None, tmp_path / folder).prepare(check({}).model_dump_json(), RUN, 0, ())
+        assert f"its state is in {tmp_path / folder}, and it {told}" in caplog.text
     forget()
 
 
