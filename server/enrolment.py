@@ -5,7 +5,7 @@ it shuts the name out. What follows a # is a remark.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +62,16 @@ def read_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def write_entries(path: Path, entries: dict[str, Entry]) -> None:
-    """Write a list."""
-    text = "# NAME, the SHA-256 of its certificate, and `revoked` where it may not join any more\n"
-    write_atomic(path, (text + "".join(entry.line() + "\n" for entry in entries.values())).encode())
+def write_entries(path: Path, entries: Mapping[str, Entry]) -> None:
+    """Write a list; the remarks of the one that is there stay, and the order of its lines."""
+    head = "# NAME, the SHA-256 of its certificate, and `revoked` where it may not join any more"
+    lines, left = [], dict(entries)
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else [head]:
+        said, mark, remark = line.partition("#")
+        entry = left.pop(said.split()[0], None) if said.split() else None
+        lines.append(line if entry is None else f"{entry.line()}  {mark}{remark}".rstrip())
+    lines += [entry.line() for entry in left.values()]
+    write_atomic(path, "".join(line + "\n" for line in lines).encode())
 
 
 class Enrolment:

@@ -86,6 +86,19 @@ def test_certificates_refuse_names_that_are_files_of_their_own(tmp_path: Path) -
     assert after.fingerprint != before.fingerprint
 
 
+def test_what_people_wrote_on_the_list_stays(tmp_path: Path) -> None:
+    make_certificates(tmp_path, ["localhost"], ["a", "b"])
+    path = tmp_path / "clients.txt"
+    head, a, b = path.read_text().splitlines()
+    path.write_text(f"{head}\n\n# the ward\n{b}   # Dr. B, room 7\n{a}\n")
+    make_certificates(tmp_path, [], ["c"])
+    revoke(tmp_path, ["b"])
+    *before, last = path.read_text().splitlines()
+    assert before == [head, "", "# the ward", f"{b} revoked  # Dr. B, room 7", a]
+    assert list(read_entries(path)) == ["b", "a", "c"]
+    assert last.startswith("c ")
+
+
 def _fingerprint(pem: Path) -> str:
     return x509.load_pem_x509_certificate(pem.read_bytes()).fingerprint(hashes.SHA256()).hex()
 
