@@ -19,6 +19,7 @@ log = logging.getLogger("fedbox.client")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0
 _STABLE = 3.0  # seconds after which a line counts as good, and the pauses begin anew
+_Wanted = tuple[str, str, int, tuple[str, ...]]
 
 
 class Work(Protocol):
@@ -43,8 +44,10 @@ class Attendant:
         self._work, self._pool = work, pool
         self._held: dict[str, Message | None] = {}
         """Replies that the server has not settled; None while the task is under way."""
-        self._ready: tuple[str, str, int, tuple[str, ...]] | None = None
-        self._counts: dict[str, int] = {}
+        self._waiting: dict[str, tuple[Intake, float | None]] = {}
+        """Tasks that wait for their turn, each with the end of its time: all the arrays that a busy client holds."""
+        self._ready: tuple[_Wanted, asyncio.Future[dict[str, int]]] | None = None
+        """What the last server wanted of this client, and what it holds for that, as soon as its data are read."""
         self._outbox: Outbox[wire.ClientFrame] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._random = random.Random()
@@ -80,46 +83,53 @@ class Attendant:
 
     async def prepare(self, welcome: wire.Welcome, outbox: "Outbox[wire.ClientFrame]") -> None:
         """Get ready for the server's run, tell what is held here, and offer what is finished."""
-        wanted = (welcome.config, welcome.run, welcome.number, tuple(welcome.classes))
-        if self._ready != wanted:
+        wanted: _Wanted = (welcome.config, welcome.run, welcome.number, tuple(welcome.classes))
+        if self._ready is None or self._ready[0] != wanted:
             loop = asyncio.get_running_loop()
-            self._counts = await loop.run_in_executor(self._pool, self._work.prepare, *wanted)
-            self._ready = wanted
-        outbox.put(wire.ClientFrame(holding=wire.Holding(**self._counts)))
+            self._ready = wanted, loop.run_in_executor(self._pool, self._work.prepare, *wanted)
+        counts = await asyncio.shield(self._ready[1])  # a line that drops meanwhile leaves it under way
+        outbox.put(wire.ClientFrame(holding=wire.Holding(**counts)))
         self._outbox = outbox
         for task, reply in self._held.items():
             if reply is not None:
                 self._offer(task, reply)
 
     def begin(self, intake: Intake, seconds: float) -> None:
-        """Take on a task."""
+        """Take on a task; let go of those that waited for their turn until their time was over."""
+        now = time.monotonic()
+        for task, (_, deadline) in list(self._waiting.items()):
+            if deadline is not None and now > deadline:
+                self.settle(task)
         if intake.task not in self._held:
             self._held[intake.task] = None
-            doing = asyncio.ensure_future(self._do(intake, time.monotonic() + seconds if seconds else None))
+            self._waiting[intake.task] = intake, now + seconds if seconds else None
+            doing = asyncio.ensure_future(self._do(intake.task))
             self._tasks.add(doing)
             doing.add_done_callback(self._tasks.discard)
 
     def settle(self, task: str) -> None:
         """Forget a task; one that is under way ends for nothing."""
         self._held.pop(task, None)
+        self._waiting.pop(task, None)
 
     def reply(self, task: str) -> Message | None:
         """Give the finished reply to a task."""
         return self._held.get(task)
 
-    async def _do(self, intake: Intake, deadline: float | None) -> None:
-        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, intake, deadline)
-        if intake.task not in self._held:
+    async def _do(self, task: str) -> None:
+        reply = await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, task)
+        if task not in self._held:
             return
         if reply is None:
-            self._held.pop(intake.task)
+            self._held.pop(task)
             return
-        self._held[intake.task] = reply
-        self._offer(intake.task, reply)
+        self._held[task] = reply
+        self._offer(task, reply)
 
-    def _answer(self, intake: Intake, deadline: float | None) -> Message | None:
+    def _answer(self, task: str) -> Message | None:
         """Work on a task, unless it was settled or ran out of time while it waited for its turn."""
-        if intake.task not in self._held or (deadline is not None and time.monotonic() > deadline):
+        intake, deadline = self._waiting.pop(task, (None, None))
+        if intake is None or (deadline is not None and time.monotonic() > deadline):
             return None
         try:
             message = intake.message()

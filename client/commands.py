@@ -44,12 +44,17 @@ def join(
 
     [dim]fedbox join fed.example.org:9091 --name site-a --data /data --cert site-a.pem --key site-a.key --ca ca.pem[/]
     """
+    import logging
+
+    from ..configs.tls import doubts
     from ..strategies.logs import set_up_logs
     from .grpc_line import RefusedError
     from .join import join, leave_now
 
     set_up_logs(log, quiet)
     identity = _identity(cert, key, ca, insecure, target)
+    for doubt in doubts(identity):
+        logging.getLogger("fedbox.client").warning("%s", doubt)
     state = state or Path("fedbox-state") / name
     try:
         word = join(target, name, identity, data=data, device=device, state=state, give_up=give_up)
@@ -108,12 +113,12 @@ def status(
 
 def _identity(cert: Path | None, key: Path | None, ca: Path | None, insecure: bool, target: str) -> Any:
     from ..configs import ConfigError, Fault
-    from ..configs.tls import read_identity
+    from ..configs.tls import is_loopback, read_identity
 
     host, colon, port = target.rpartition(":")
     if not colon or not port.isdigit():
         raise ConfigError("given", [Fault("HOST:PORT", f"got {target!r}; wanted such as fed.example.org:9091")])
-    if insecure and host not in ("localhost", "127.0.0.1", "[::1]"):
+    if insecure and not is_loopback(host):
         problem = f"without TLS only to this machine (127.0.0.1), not to {host}"
         raise ConfigError("given", [Fault("--insecure", problem)])
     return read_identity(cert, key, ca, insecure)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import grpc
 
-from ..configs.tls import Identity
+from ..configs.tls import Identity, is_loopback
 from ..strategies import wire_pb2 as wire
 from ..strategies.base import LOST, Error, Message, WireError
 from ..strategies.frames import FRAME, Intake, Outbox, body_of, cut
@@ -56,7 +56,7 @@ async def attend(client: Client, target: str, identity: Identity | None, hello: 
             await call.write(wire.ClientFrame(hello=hello))
             return await session.serve()
         except grpc.aio.AioRpcError as error:
-            return False, _told(error, identity), session.welcome is not None
+            return False, _told(error, identity if session.welcome is None else None), session.welcome is not None
         except asyncio.InvalidStateError:
             # gRPC refuses to write on a stream that has ended: why it ended stands in the call.
             code, details = await call.code(), await call.details()
@@ -69,7 +69,7 @@ async def attend(client: Client, target: str, identity: Identity | None, hello: 
 
 
 def _told(error: "grpc.aio.AioRpcError", identity: Identity | None) -> str:
-    """Say why there is no line; of a handshake that fails gRPC tells the client next to nothing."""
+    """Say why there is no line; of a handshake that fails, where there is an `identity`, gRPC tells next to nothing."""
     text = f"{error.code().name.lower()}: {error.details()}"
     if identity is not None and ("Socket closed" in text or "handshake" in text.lower()):
         text += " (perhaps one side does not accept the other's certificate: the server's log says why)"
@@ -191,6 +191,8 @@ def channel_to(target: str, identity: Identity | None) -> Any:
         ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for each client
         ("grpc.initial_reconnect_backoff_ms", 100),
     ]
+    if is_loopback(target.rpartition(":")[0]):  # else, by http_proxy, it would leave the machine, even without TLS
+        options.append(("grpc.enable_http_proxy", 0))
     if identity is None:
         return grpc.aio.insecure_channel(target, options)
     secure = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)

@@ -76,7 +76,10 @@ class SiteWork:
             )
         self._number, self._run_config = number, run_config(text, folder)
         told = ", ".join(f"{count:,} {role}" for role, count in counts.items())
-        log.info("%s holds %s; run %s", self._name, told, run, extra={"client": self._name, "holds": counts})
+        last = workspace.store.last(self._name)
+        kept = f"goes on with what it kept after round {last}" if last else "has kept nothing there yet"
+        words = "%s holds %s; run %s; its state is in %s, and it %s"
+        log.info(words, self._name, told, run, self._state, kept, extra={"client": self._name, "holds": counts})
         return {**counts, "classes": len(mine)}
 
     def answer(self, message: Message) -> Message:

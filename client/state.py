@@ -41,6 +41,10 @@ class StateStore:
         self.every = every
         self.durable = False
 
+    def last(self, client: str) -> int:
+        """Give the round of a client's newest version, 0 where it has none."""
+        return max(self._versions(client), default=0)
+
     def read(self, client: str, round_: int) -> dict[str, NDArray[Any]]:
         """Give the arrays that the client kept before round `round_`; empty when there are none."""
         before = [version for version in self._versions(client) if version < round_]

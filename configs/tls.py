@@ -1,8 +1,10 @@
 """The certificate files that both ends of a line are given."""
 
+import ipaddress
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from .faults import ConfigError, Fault
@@ -15,6 +17,14 @@ class Identity:
     certificate: bytes
     key: bytes
     authority: bytes
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a host, as it stands in HOST:PORT, is this machine by its loopback."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 def read_identity(cert: Path | None, key: Path | None, ca: Path | None, insecure: bool) -> Identity | None:
@@ -32,6 +42,31 @@ def read_identity(cert: Path | None, key: Path | None, ca: Path | None, insecure
     if faults:
         raise ConfigError("given", faults)
     return Identity(*(path.read_bytes() for path in files.values() if path))
+
+
+def doubts(identity: Identity | None) -> list[str]:
+    """Say what of the certificates' times keeps lines from coming about, now or within a week.
+
+    These are no faults: a machine that has just been switched on may not know the date yet.
+    """
+    from cryptography import x509
+
+    found, now = [], datetime.now(UTC)
+    given = {"--cert": identity.certificate, "--ca": identity.authority} if identity is not None else {}
+    for option, data in given.items():
+        made = x509.load_pem_x509_certificate(data)
+        begin, end = made.not_valid_before_utc, made.not_valid_after_utc
+        if now < begin:
+            found.append(
+                f"the certificate of {option} holds from {begin:%Y-%m-%d} on, and this machine has {now:%Y-%m-%d}"
+            )
+        elif now > end:
+            found.append(f"the certificate of {option} expired on {end:%Y-%m-%d}: no line comes about with it")
+        elif now > end - timedelta(days=7):
+            found.append(
+                f"the certificate of {option} expires on {end:%Y-%m-%d %H:%M} UTC; no line comes about after that"
+            )
+    return found
 
 
 def _faults(cert: Path, key: Path, ca: Path) -> Iterator[Fault]:

@@ -47,9 +47,11 @@ def serve(
 
     [dim]fedbox serve quickstart --listen 0.0.0.0:9091 --cert pki/server.pem --key pki/server.key --ca pki/ca.pem[/]
     """
+    import logging
+
     from rich.console import Console
 
-    from ..configs.tls import read_identity
+    from ..configs.tls import doubts, read_identity
     from ..strategies.logs import set_up_logs
     from .console import summary_table
     from .lines import Terms
@@ -61,6 +63,8 @@ def serve(
     if clients is None and ca is not None and (ca.parent / "clients.txt").is_file():
         clients = ca.parent / "clients.txt"
     set_up_logs(log, quiet)
+    for doubt in doubts(identity):
+        logging.getLogger("fedbox.server").warning("%s", doubt)
     raise_on_sigterm()
     terms = Terms(heartbeat=heartbeat, grace=grace, largest=max_message * 2**20, compress=compress)
     service = Host(listen, identity, clients, wait_for, metrics_port, terms)

@@ -5,7 +5,7 @@ it shuts the name out. What follows a # is a remark.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,10 +62,16 @@ def read_entries(path: Path) -> dict[str, Entry]:
     return entries
 
 
-def write_entries(path: Path, entries: dict[str, Entry]) -> None:
-    """Write a list."""
-    text = "# NAME, the SHA-256 of its certificate, and `revoked` where it may not join any more\n"
-    write_atomic(path, (text + "".join(entry.line() + "\n" for entry in entries.values())).encode())
+def write_entries(path: Path, entries: Mapping[str, Entry]) -> None:
+    """Write a list; the remarks of the one that is there stay, and the order of its lines."""
+    head = "# NAME, the SHA-256 of its certificate, and `revoked` where it may not join any more"
+    lines, left = [], dict(entries)
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else [head]:
+        said, mark, remark = line.partition("#")
+        entry = left.pop(said.split()[0], None) if said.split() else None
+        lines.append(line if entry is None else f"{entry.line()}  {mark}{remark}".rstrip())
+    lines += [entry.line() for entry in left.values()]
+    write_atomic(path, "".join(line + "\n" for line in lines).encode())
 
 
 class Enrolment:
@@ -73,7 +79,7 @@ class Enrolment:
 
     def __init__(self, path: Path | None = None, names: Sequence[str] = ()) -> None:
         self._path = path
-        self._stamp = self._stamp_now()
+        self._stamp = self._seen = self._stamp_now()
         self.entries = read_entries(path) if path else {name: Entry(name) for name in names}
         self.names = sorted((entry.name for entry in self.entries.values() if not entry.revoked), key=natural)
         if not self.names:
@@ -91,17 +97,24 @@ class Enrolment:
         return None
 
     def refresh(self) -> bool:
-        """Read the file again if it changed; say whether it did. A file at fault changes nothing (EnrolmentError)."""
-        stamp = self._stamp_now()
-        if self._path is None or stamp == self._stamp:
+        """Read the file again if it changed, and is as it was at the last look; say whether it was read.
+
+        A file that is being copied here is cut short for a moment, and those whom it does not name yet would be sent
+        away for good. One at fault, or without anybody, changes nothing (EnrolmentError).
+        """
+        before, self._seen = self._seen, self._stamp_now()
+        if self._path is None or self._seen == self._stamp or self._seen != before:
             return False
-        self._stamp = stamp
-        self.entries = read_entries(self._path)
+        self._stamp = self._seen
+        entries = read_entries(self._path)
+        if not entries:
+            raise EnrolmentError(f"{self._path} names nobody; to shut a client out, write `revoked` behind its name")
+        self.entries = entries
         return True
 
-    def _stamp_now(self) -> tuple[int, int] | None:
+    def _stamp_now(self) -> tuple[int, int, int] | None:
         try:
             found = self._path.stat() if self._path else None
         except OSError:
             return None
-        return (found.st_mtime_ns, found.st_ino) if found else None
+        return (found.st_mtime_ns, found.st_ino, found.st_size) if found else None

@@ -53,7 +53,7 @@ class Fleet:
         for station in self.stations.values():
             for task in wanted & station.jobs.keys():
                 if keep:
-                    station.jobs[task].late = True
+                    station.jobs[task].outlive()
                     continue
                 del station.jobs[task]
                 if station.line is not None:
@@ -103,7 +103,11 @@ class Fleet:
         for task in set(hello.held) - station.jobs.keys():
             line.note(settled=wire.Note(task=task))
         for job in list(station.jobs.values()):
-            if job.task not in hello.held:
+            if job.task in hello.held:
+                continue
+            if job.late:  # its time is over, and the client knows nothing of it
+                del station.jobs[job.task]
+            else:
                 self._send(station, job)
         return line
 
@@ -147,16 +151,18 @@ class Fleet:
     def _take_offer(self, line: Line, offer: wire.Offer) -> None:
         if len(offer.task.encode()) > TASK_NAME:
             raise WireError(f"a task's name has more than {TASK_NAME} bytes")
-        job = self.stations[line.name].jobs.get(offer.task)
+        station = self.stations[line.name]
+        job = station.jobs.get(offer.task)
         reason = self._unwanted(job, offer.size) if job is not None else "unknown"
         if not reason:
+            station.pass_over(offer.task, {*line.offers, line.granted})
             self.uploads.offer(line, offer.task)
             return
         self.counts["unwanted"] += 1
         self.uploads.withdraw(line, offer.task)
         line.note(settled=wire.Note(task=offer.task))
         if job is not None:
-            self._lose(self.stations[line.name], job, reason)
+            self._lose(station, job, reason)
 
     def _unwanted(self, job: Job, size: int) -> str:
         """Say why the reply to a job is not taken; nothing where it is."""

@@ -173,13 +173,9 @@ class Service:
             )
         if len(hello.held) > MOST_HELD or any(len(task.encode()) > TASK_NAME for task in hello.held):
             return f"it names {len(hello.held):,} tasks in hand; at most {MOST_HELD} of {TASK_NAME} bytes are heard"
-        who = context.auth_context().get("x509_common_name")
-        fingerprint = None
-        if who is not None:
-            if who[0].decode(errors="replace") != hello.name:
-                return f"the certificate is that of {who[0].decode(errors='replace')!r}, not of {hello.name[:64]!r}"
-            pem = context.auth_context()["x509_pem_cert"][0].decode()
-            fingerprint = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+        who, fingerprint = _shown(context)
+        if who is not None and who != hello.name:
+            return f"the certificate is that of {who!r}, not of {hello.name[:64]!r}"
         reason = self.fleet.enrolment.refusal(hello.name[:64], fingerprint)
         if reason is None and hello.name not in self.fleet.stations:
             return f"{hello.name} was put on the list after the run began; it may join once the server is restarted"
@@ -206,19 +202,28 @@ class Service:
             line.due = math.inf
 
     async def _status(self, _request: wire.StatusRequest, context: Any) -> wire.StatusReply:
-        who = context.auth_context().get("x509_common_name")
-        if who is not None and who[0] != self._own:
-            reason = self.fleet.enrolment.refusal(who[0].decode(errors="replace"), None)
+        who, fingerprint = _shown(context)
+        if who is not None and (not who or who != self._own):
+            reason = self.fleet.enrolment.refusal(who, fingerprint)
             if reason is not None:
                 await context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
         return wire.StatusReply(json=json.dumps({**self.status(), **self.fleet.snapshot()}))
 
 
-def _common_name(identity: Identity | None) -> bytes:
+def _shown(context: Any) -> tuple[str | None, str | None]:
+    """Give the name in the certificate of whoever is there, and its fingerprint; None twice on a line without TLS."""
+    shown = context.auth_context()
+    if "x509_pem_cert" not in shown:
+        return None, None
+    (name, *_), (pem, *_) = shown.get("x509_common_name", [b""]), shown["x509_pem_cert"]
+    return name.decode(errors="replace"), hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()
+
+
+def _common_name(identity: Identity | None) -> str:
     if identity is None:
-        return b""
+        return ""
     from cryptography import x509
 
     subject = x509.load_pem_x509_certificate(identity.certificate).subject
     names = subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    return str(names[0].value).encode() if names else b""
+    return str(names[0].value) if names else ""

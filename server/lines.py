@@ -1,15 +1,16 @@
 """What the fleet is made of: terms, jobs, lines and the stations of the clients."""
 
 import asyncio
+import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..strategies import wire_pb2 as wire
-from ..strategies.base import Message
+from ..strategies.base import Message, RecordDict
 from ..strategies.frames import CHUNK, LARGEST, Intake, Outbox
 
 _LEAST_CHUNK = 2**12
@@ -62,6 +63,11 @@ class Job:
     begun: int = 0
     """How often it was sent, and how often its reply began to come."""
 
+    def outlive(self) -> None:
+        """Hear that its round has closed, and that a reply is taken all the same; it is never sent again."""
+        self.late = True
+        self.message.content = RecordDict()
+
 
 class Line:
     """One open stream of a client."""
@@ -105,3 +111,12 @@ class Station:
     line: Line | None = None
     jobs: dict[str, Job] = field(default_factory=dict)
     holding: dict[str, int] = field(default_factory=dict)
+
+    def pass_over(self, task: str, offered: Collection[str]) -> None:
+        """Hear of an offer: a client works in order, so what it had before that and did not offer is never answered.
+
+        So it is with tasks that ran out of time while they waited at a busy client. It lets go of them without a word.
+        """
+        before = itertools.takewhile(lambda name: name != task, list(self.jobs))
+        for name in [name for name in before if self.jobs[name].late and name not in offered]:
+            del self.jobs[name]

@@ -1,6 +1,5 @@
 """`fedbox serve`: host a run for clients on other machines, over the same loop, records and report as a simulation."""
 
-import ipaddress
 import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from ..configs import Config, ConfigError, Fault
 from ..configs.faults import some
-from ..configs.tls import Identity
+from ..configs.tls import Identity, is_loopback
 from ..strategies.atomic import write_atomic
 from ..strategies.contract import Plugin
 from ..strategies.device import check_device
@@ -69,8 +68,9 @@ def serve(
     with ExitStack() as stack:
         stack.enter_context(session(folder))
         with claimed(folder, config, resume):
-            grid, coordinator = _set_up(config, plugin, service, folder, callbacks, stack)
+            grid, coordinator, watcher = _set_up(config, plugin, service, folder, callbacks, stack)
         first = coordinator.restore() if resume else 1
+        watcher.see(first - 1, coordinator.records.metrics)
         folder.write_config(config)
         log.info("%s listens on port %d for %d clients", config.name, grid.port, len(grid.roster))
         listening(grid.port)
@@ -96,10 +96,10 @@ def _set_up(
     folder: RunFolder,
     callbacks: Sequence[Callback],
     stack: ExitStack,
-) -> tuple[GrpcGrid, Coordinator]:
+) -> "tuple[GrpcGrid, Coordinator, Watcher]":
     """Open all that the run needs; `stack` closes it."""
-    federation = Federation.prepare(config)
-    enrolment, classes = _enrolment(service, federation), federation.dataset.classes
+    federation, enrolment = _who(service, config)
+    classes = federation.dataset.classes
     _check_wanted(service.wait_for, enrolment.names)
     fleet = Fleet(enrolment, service.terms, config.model_dump_json(), _run_id(folder), classes)
     grid = GrpcGrid(fleet, service.listen, service.identity, uuid.uuid4().hex[:8])
@@ -111,7 +111,7 @@ def _set_up(
         listeners.append(metrics)
     watcher = Watcher(config)
     grid.service.status = watcher.status
-    return grid, Coordinator(federation, plugin, grid, folder.path, Callbacks([watcher, *listeners]))
+    return grid, Coordinator(federation, plugin, grid, folder.path, Callbacks([watcher, *listeners])), watcher
 
 
 class Watcher(Callback):
@@ -119,19 +119,23 @@ class Watcher(Callback):
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._record: Mapping[str, Any] | None = None
+        self._done: tuple[int, Mapping[str, float]] = (0, {})
         self._state = "waiting for clients"
+
+    def see(self, round_: int, metrics: Mapping[str, float]) -> None:
+        """Hear how many rounds are done, and the last metrics."""
+        self._done = round_, dict(metrics)
 
     def status(self) -> dict[str, Any]:
         """Give what `fedbox status` shows of the run."""
-        record = self._record
+        round_, metrics = self._done
         return {
             "name": self._config.name,
             "strategy": self._config.strategy,
             "state": self._state,
-            "round": record["round"] if record else 0,
+            "round": round_,
             "rounds": self._config.rounds,
-            "metrics": dict(record["metrics"]) if record else {},
+            "metrics": dict(metrics),
         }
 
     def on_ask(self, round_: int, kind: str, clients: int) -> None:
@@ -140,12 +144,16 @@ class Watcher(Callback):
 
     def on_round(self, record: Mapping[str, Any]) -> None:
         """Keep the last round, and log it."""
-        self._record = record
+        self.see(record["round"], record["metrics"])
         failed = len(record["failures"])
         extra = {"round": record["round"], "metrics": record["metrics"], "seconds": record["seconds"]}
         log.info("round %d: %d failure(s), %.1f s", record["round"], failed, record["seconds"]["total"], extra=extra)
         for failure in record["failures"]:
             log.warning("round %d: %s %s: %s", record["round"], *(failure[k] for k in ("client", "kind", "reason")))
+
+    def on_end(self, summary: Mapping[str, Any]) -> None:
+        """Hear how the run ended: clients may still be awaited to be told."""
+        self._state = str(summary["status"])
 
 
 def check_exposure(listen: str, secure: bool) -> None:
@@ -153,22 +161,20 @@ def check_exposure(listen: str, secure: bool) -> None:
     host, colon, port = listen.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ConfigError("given", [Fault("--listen", f"got {listen!r}; wanted: HOST:PORT, such as 0.0.0.0:9091")])
-    if secure:
-        return
-    try:
-        inside = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        inside = False
-    if not inside:
+    if not secure and not is_loopback(host):
         problem = (
             f"without TLS only on loopback (127.0.0.1), not on {host or 'all addresses'}; `fedbox certs` makes keys"
         )
         raise ConfigError("given", [Fault("--insecure", problem)])
 
 
-def _enrolment(service: Host, federation: Federation) -> Enrolment:
-    names = [federation.name(number) for number in range(len(federation))]
-    return Enrolment(service.clients, names)
+def _who(service: Host, config: Config) -> tuple[Federation, Enrolment]:
+    """Give what the server holds, and who may join. Where all have names, and so data, of their own, none are dealt."""
+    listed = Enrolment(service.clients) if service.clients is not None else None
+    if listed is not None and not any(map(Federation.deals_to, listed.names)):
+        return Federation.hosting(config), listed
+    federation = Federation.prepare(config)
+    return federation, listed or Enrolment(None, [federation.name(number) for number in range(len(federation))])
 
 
 def _check_wanted(wanted: int | None, names: Sequence[str]) -> None:

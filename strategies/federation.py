@@ -56,6 +56,13 @@ class Federation:
         return cls(config, dataset, rest[:0], validation, Partition.empty())
 
     @classmethod
+    def hosting(cls, config: Config) -> "Federation":
+        """Read the data set of a server whose clients bring theirs: what it holds itself. Raises DataError."""
+        dataset, validation, rest = _read(config)
+        held, _ = _server_part(config, dataset, rest)
+        return cls(config, dataset, rest[held], validation, Partition.empty())
+
+    @classmethod
     def prepare(cls, config: Config) -> "Federation":
         """Read the data set and deal it, as a pure function of the configuration. Raises DataError."""
         data = config.data
@@ -92,16 +99,21 @@ class Federation:
         """Give the name of client `number` (from 0)."""
         return f"client-{number}"
 
+    @staticmethod
+    def deals_to(name: str) -> bool:
+        """Say whether a client is called as those are to whom data are dealt."""
+        head, _, tail = name.partition("-")
+        return head == "client" and tail.isdigit()
+
     def number(self, name: str) -> int:
         """Give the number of a client by its name. Raises KeyError."""
         if self.site is not None:
             if name != self.site[0]:
                 raise KeyError(name)
             return self.site[1]
-        head, _, tail = name.partition("-")
-        if head != "client" or not tail.isdigit() or int(tail) >= len(self):
+        if not self.deals_to(name) or int(name.removeprefix("client-")) >= len(self):
             raise KeyError(name)
-        return int(tail)
+        return int(name.removeprefix("client-"))
 
     def _held(self, name: str) -> Index:
         """Give the places of a client's samples."""
@@ -170,11 +182,13 @@ class Federation:
 
     def pooled_labelled(self) -> Index:
         """Give every client's labelled samples, in ascending order."""
-        return np.sort(np.concatenate([self.roles(self.name(number)).labelled for number in range(len(self))]))
+        roles = map(self.roles, map(self.name, range(len(self))))
+        return np.sort(np.concatenate([self.server[:0], *(each.labelled for each in roles)]))
 
     def pooled_unlabelled(self) -> Index:
         """Give every client's unlabelled samples, in ascending order."""
-        return np.sort(np.concatenate([self.roles(self.name(number)).unlabelled for number in range(len(self))]))
+        roles = map(self.roles, map(self.name, range(len(self))))
+        return np.sort(np.concatenate([self.server[:0], *(each.unlabelled for each in roles)]))
 
     def pooled(self) -> Index:
         """Give every sample that clients train on, and the server's own, in ascending order.

@@ -1,13 +1,19 @@
 """Certificate files that do not fit are told by option, before anything listens or connects."""
 
+import re
 import shutil
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from fedbox.__main__ import app
 from fedbox.configs import ConfigError
-from fedbox.configs.tls import read_identity
+from fedbox.configs.tls import doubts, read_identity
+from fedbox.server import certificates
 from fedbox.server.certificates import make_certificates
 
 
@@ -34,6 +40,39 @@ def test_files_that_do_not_fit_are_told_by_option(pki: Path, cert: str, key: str
     for each in told:
         with pytest.raises(ConfigError, match=each):
             read_identity(pki / cert, pki / key, pki / ca, insecure=False)
+
+
+@pytest.mark.parametrize(
+    ("begun", "days", "told"),
+    [
+        (0, 365, ""),
+        (30, 10, r"--cert expired on \d{4}-\d\d-\d\d: no line comes about"),
+        (0, 3, r"--cert expires on \d{4}-\d\d-\d\d \d\d:\d\d UTC"),
+        (-2, 365, r"--cert holds from \d{4}-\d\d-\d\d on, and this machine has \d{4}-\d\d-\d\d"),
+    ],
+)
+def test_certificates_out_of_their_time_are_doubted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: int, days: int, told: str
+) -> None:
+    make_certificates(tmp_path, ["localhost"], [])
+
+    class Then(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Then":
+            return cls.fromtimestamp((datetime.now(UTC) - timedelta(days=begun)).timestamp(), tz)
+
+    monkeypatch.setattr(certificates, "datetime", Then)
+    make_certificates(tmp_path, [], ["a"], days=days)
+    found = doubts(read_identity(tmp_path / "a.pem", tmp_path / "a.key", tmp_path / "ca.pem", insecure=False))
+    assert len(found) == bool(told)
+    assert re.search(told, "".join(found))
+    given = [*("--name", "a"), *("--cert", f"{tmp_path}/a.pem"), *("--key", f"{tmp_path}/a.key")]
+    words = ["join", "127.0.0.1:1", *given, "--ca", f"{tmp_path}/ca.pem", "--state", str(tmp_path), "--give-up", "0"]
+    with monkeypatch.context() as patched:
+        patched.setattr("os._exit", lambda _code: None)
+        result = CliRunner().invoke(app, words)
+    assert ("WARNING the certificate of --cert" in result.stderr) == bool(told)
+    assert doubts(None) == []
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")

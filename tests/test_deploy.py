@@ -1,8 +1,11 @@
 """The deploy guide as it stands: its five commands with real processes over TLS, and a client with data of its own."""
 
+import asyncio
 import json
+import logging
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chaos_for_tests import free_port
+from grpc_for_tests import Clients, grid_for
 from PIL import Image
 from typer.testing import CliRunner
 
 import fedbox
 from fedbox.__main__ import app
-from fedbox.client.grpc_line import RefusedError
+from fedbox.client.grpc_line import RefusedError, ask_status
 from fedbox.client.join import SiteWork
+from fedbox.client.state import StateStore
 from fedbox.client.workspace import forget, workspace_for
 from fedbox.configs import ConfigError
 from fedbox.data.arrays import DataError
+from fedbox.server.serve import Host, serve
 from fedbox.server.session import check
-from fedbox.strategies.base import read_run_config
+from fedbox.strategies.base import identity, read_run_config
 
 RUN = "0" * 32
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "deploy.md"
@@ -78,12 +84,50 @@ def test_a_client_with_data_of_its_own_holds_all_of_it(tmp_path: Path) -> None:
     forget()
 
 
+def test_a_server_deals_nothing_to_clients_that_bring_data(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in ("server/train", "server/test", "site-b/train"):
+        for label in ("cat", "dog"):
+            for number in range(1 if part == "server/train" else 6):
+                path = tmp_path / part / label / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).save(path)
+    (tmp_path / "listed").write_text("site-b\n")
+    data = {"dataset": "image_folder", "root": str(tmp_path / "server"), "labels": {"by_client": {"site-b": 0.5}}}
+    config = check({"rounds": 1, "data": data, "model": "mlp"})  # 20 clients, as nobody said otherwise
+    found: list[Clients] = []
+
+    def begin(port: int) -> None:
+        work = SiteWork("site-b", tmp_path / "site-b", None, tmp_path / "state")
+        found.append(Clients(f"127.0.0.1:{port}", {"site-b": work}))
+
+    with identity(1):
+        host = Host("127.0.0.1:0", clients=tmp_path / "listed")
+        result = serve(config, host, out=tmp_path / "run", listening=begin)
+    found[0].join()
+    (line,) = result.rounds
+    assert {name: row["examples"] for name, row in line["clients"].items()} == {"site-b": 6}
+    (tmp_path / "listed").write_text("site-b\nclient-1\n")
+    with pytest.raises(DataError, match="20 clients cannot share 2 samples"):
+        serve(config, host, out=tmp_path / "other")
+    forget()
+
+
 def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:
     work = SiteWork("site-a", None, None, tmp_path)
     with pytest.raises(DataError, match=r"client-0 to client-19.*--data"):
         work.prepare(check({}).model_dump_json(), RUN, 0, ())
     with pytest.raises(RefusedError, match="does not understand"):
         work.prepare('{"future": 1}', RUN, 0, ())
+    forget()
+
+
+def test_a_client_tells_whether_it_finds_what_it_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="fedbox.client")
+    StateStore(tmp_path / "state" / RUN / "clients").write("client-0", 7, {"a": np.zeros(2)})
+    for folder, told in (("state", "goes on with what it kept after round 7"), ("other", "has kept nothing there yet")):
+        SiteWork("client-0", None, None, tmp_path / folder).prepare(check({}).model_dump_json(), RUN, 0, ())
+        assert f"its state is in {tmp_path / folder}, and it {told}" in caplog.text
     forget()
 
 
@@ -122,6 +166,21 @@ def test_faults_are_told(words: list[str], told: str) -> None:
     result = CliRunner().invoke(app, words)
     assert result.exit_code != 0
     assert told in str(result.exception)
+
+
+def test_a_line_on_this_machine_goes_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        proxy.setblocking(False)
+        for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy", "grpc_proxy", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with grid_for(["client-0"]) as grid:
+            for host in ("127.0.0.1", "localhost"):
+                assert '"client-0"' in asyncio.run(ask_status(f"{host}:{grid.port}", None))
+        with pytest.raises(BlockingIOError):
+            proxy.accept()
 
 
 def test_a_packed_app_holds_the_whole_configuration(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The list of those who may join, and what an update may change."""
 
+import asyncio
 import re
 import shutil
 from datetime import UTC, datetime
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from grpc_for_tests import Clients, Echo, grid_for, identity_of
 
+from fedbox.client.grpc_line import RefusedError, ask_status
 from fedbox.configs.tls import read_identity
+from fedbox.server import certificates
 from fedbox.server.certificates import make_certificates, revoke
 from fedbox.server.enrolment import Enrolment, EnrolmentError, read_entries
+from fedbox.strategies.base import identity
 from fedbox.strategies.contract import RefusedUpdateError, Update
 from fedbox.strategies.validate import check_update
 
@@ -37,12 +42,32 @@ def test_all_faults_of_a_list_are_told_and_a_running_server_keeps_the_old_one(tm
     path.write_text("a\n")
     found = Enrolment(path)
     path.write_text("a\nb/c\na\nd nonsense\n")
+    assert not found.refresh()
     with pytest.raises(EnrolmentError) as caught:
         found.refresh()
     assert [f"line {n}" in str(caught.value) for n in (1, 2, 3, 4)] == [False, True, True, True]
     assert found.refusal("a", None) is None
     with pytest.raises(EnrolmentError, match="names no client"):
         Enrolment(None, [])
+
+
+def test_a_list_that_is_being_copied_sends_nobody_away(tmp_path: Path) -> None:
+    path = tmp_path / "clients.txt"
+    path.write_text("a\nb\n")
+    found = Enrolment(path)
+    with path.open("w") as copy:  # as `scp` does it: first an empty file, then what comes over the net
+        assert not found.refresh()
+        copy.write("a\n")
+        copy.flush()
+        assert not found.refresh()
+        copy.write("b\nc\n")
+    assert [found.refresh() for _ in range(3)] == [False, True, False]
+    assert list(found.entries) == ["a", "b", "c"]
+    path.write_text("# nobody\n")
+    assert not found.refresh()
+    with pytest.raises(EnrolmentError, match="names nobody; to shut a client out, write `revoked`"):
+        found.refresh()
+    assert found.refusal("a", None) is None
 
 
 def test_certificates_refuse_names_that_are_files_of_their_own(tmp_path: Path) -> None:
@@ -59,6 +84,19 @@ def test_certificates_refuse_names_that_are_files_of_their_own(tmp_path: Path) -
     after = read_entries(tmp_path / "pki" / "clients.txt")["a"]
     assert not after.revoked
     assert after.fingerprint != before.fingerprint
+
+
+def test_what_people_wrote_on_the_list_stays(tmp_path: Path) -> None:
+    make_certificates(tmp_path, ["localhost"], ["a", "b"])
+    path = tmp_path / "clients.txt"
+    head, a, b = path.read_text().splitlines()
+    path.write_text(f"{head}\n\n# the ward\n{b}   # Dr. B, room 7\n{a}\n")
+    make_certificates(tmp_path, [], ["c"])
+    revoke(tmp_path, ["b"])
+    *before, last = path.read_text().splitlines()
+    assert before == [head, "", "# the ward", f"{b} revoked  # Dr. B, room 7", a]
+    assert list(read_entries(path)) == ["b", "a", "c"]
+    assert last.startswith("c ")
 
 
 def _fingerprint(pem: Path) -> str:
@@ -95,6 +133,26 @@ def test_renewed_certificates_are_new_and_the_list_knows_them(tmp_path: Path) ->
     assert "for other, localhost, 127.0.0.1" in make_certificates(tmp_path, ["other"], []).kept[0]
     with pytest.raises(EnrolmentError, match="add --client NAME or --server HOST"):
         make_certificates(tmp_path, [], [], renew=True)
+
+
+def test_whoever_asks_for_the_status_may_join_and_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_certificates(tmp_path, ["localhost"], ["a", "nameless"])
+    before, listed = identity_of(tmp_path, "a"), tmp_path / "clients.txt"
+    make_certificates(tmp_path, [], ["a"], renew=True)
+    (tmp_path / "listed").write_text("a " + read_entries(listed)["a"].fingerprint + "\nnameless\n")
+    monkeypatch.setattr(certificates, "_name", lambda _text: x509.Name([]))  # as another authority may issue them
+    make_certificates(tmp_path, [], ["nameless"], renew=True)
+    nameless = identity_of(tmp_path, "nameless")
+    with identity(1), grid_for([], identity_of(tmp_path, "server"), tmp_path / "listed") as grid:
+        place = f"localhost:{grid.port}"
+        for good in ("a", "server"):
+            assert '"nameless"' in asyncio.run(ask_status(place, identity_of(tmp_path, good)))
+        for given, told in ((before, "the certificate of a is not the one on the list"), (nameless, " is not on the")):
+            with pytest.raises(RefusedError, match=told):
+                asyncio.run(ask_status(place, given))
+        clients = Clients(place, {"nameless": Echo()}, nameless)
+        clients.join()
+        assert "the certificate is that of '', not of 'nameless'" in clients.words["nameless"]
 
 
 def test_names_of_servers_are_written_as_certificates_hold_them(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A served run from its start-up to its end: faults before the first round, hostile replies, ends told twice."""
 
+import asyncio
 import gc
+import json
 import logging
 import signal
 import socket
@@ -15,6 +17,7 @@ import pytest
 from grpc_for_tests import TOY, Clients, Echo, grid_for, wait_until
 
 import fedbox
+from fedbox.client.grpc_line import ask_status
 from fedbox.client.join import SiteWork
 from fedbox.client.workspace import forget
 from fedbox.configs import ConfigError
@@ -112,6 +115,24 @@ def test_a_run_with_no_rounds_left_waits_for_nobody(tmp_path: Path, monkeypatch:
     stop = {"stop": {"metric": "train_loss", "target": 1000.0}}  # reached in round 1
     stopped = serve(check({**TOY, "rounds": 9, "evaluate": stop}), Host("127.0.0.1:0"), out=first.folder, resume=True)
     assert stopped.summary["status"] == "stopped"
+
+
+def test_status_tells_after_a_resume_what_is_done_already_and_in_the_end_how_it_ended(tmp_path: Path) -> None:
+    work = {name: SiteWork(name, None, None, tmp_path / name) for name in NAMES}
+    first, _ = served(tmp_path / "run", work, rounds=2)
+    found: list[dict[str, Any]] = []
+
+    def look(port: int) -> None:
+        found.append(json.loads(asyncio.run(ask_status(f"127.0.0.1:{port}", None))))
+        clients = Clients(f"127.0.0.1:{port}", {name: SiteWork(name, None, None, tmp_path / name) for name in NAMES})
+        threading.Thread(target=clients.join).start()
+
+    serve(check({**TOY, "rounds": 3}), Host("127.0.0.1:0"), out=first.folder, resume=True, listening=look)
+    assert (found[0]["state"], found[0]["round"], found[0]["rounds"]) == ("waiting for clients", 2, 3)
+    assert found[0]["metrics"]["accuracy"] == first.summary["metrics"]["accuracy"]
+    watcher = serving.Watcher(check(TOY))
+    watcher.on_end({"status": "completed"})
+    assert watcher.status()["state"] == "completed"
 
 
 def test_clients_that_still_ask_are_told_by_a_resumed_server_that_the_run_is_over(tmp_path: Path) -> None:
