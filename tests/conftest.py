@@ -8,10 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from pages_for_tests import EXAMPLES, lay_out
 
 if TYPE_CHECKING:
     from fedbox.simulations.pool import Pool
+
+# How fast examples come says something of the machine, not of what is tested.
+settings.register_profile("fedbox", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedbox")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
