@@ -18,7 +18,7 @@ from ..strategies.federation import Federation
 from ..strategies.halves import warn_unheard
 from ..strategies.registry import settings_of
 from ..strategies.seeds import derive, seed_everything
-from ..strategies.validate import check_late, check_needs, figures, warn_idle, warn_never_asked
+from ..strategies.validate import check_late, check_needs, figures, warn_idle, warn_never_asked, warn_unmeasured
 from . import hooks
 from .callbacks import Callback
 from .checkpoint import Checkpoint, Frozen, Pace, commit_checkpoint, draft_checkpoint, load_checkpoint, newest
@@ -75,6 +75,7 @@ class Coordinator:
         settings = settings_of(plugin, self.config.strategy, self.config.settings)
         self.half = hooks.made(plugin.server, settings, self.own.site(0))
         warn_unheard(plugin)
+        warn_unmeasured(federation, self.personal)
         warn_never_asked(self.config.strategy, self.half, self.config.rounds)
         if hasattr(grid, "meet"):
             grid.meet(federation, plugin.client(settings), self.callback.on_engine)

@@ -110,6 +110,19 @@ def warn_bare(strategy: str, annotated: Sequence[bool]) -> None:
         )
 
 
+def warn_unmeasured(federation: Federation, personal: bool) -> None:
+    """Warn where neither the server nor a client has a sample to be measured on."""
+    config, part = federation.config.evaluate, federation.dataset.test
+    held = len(federation.validation) if config.split == "validation" else len(part)
+    asked = personal or config.clients != "none"
+    if held == 0 and not (asked and config.client_split == "own"):
+        warn_once(
+            log,
+            f"nothing will be measured: {federation.dataset.name} has no test samples (evaluate.split={config.split}); "
+            "give it a test part, or set data.validation_share, such as 0.1, and evaluate.split=validation",
+        )
+
+
 def warn_never_asked(strategy: str, half: ServerHalf[Any], rounds: int) -> None:
     """Warn where the run ends before the strategy asks its first client: the server's model would pass for theirs."""
     first = half.first_ask()

@@ -192,3 +192,24 @@ def test_the_first_round_that_asks_is_the_one_that_is_told(name: str) -> None:
     half = half_of(check(short))
     asking = [round_ for round_ in range(1, 9) if half.ask(round_) is not None]
     assert half.first_ask() == (asking[0] if asking else None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, True),
+        ({"evaluate.clients": "all", "data.test_share": 0.2}, False),
+        ({"strategy": "local", "data.test_share": 0.2}, False),
+        ({"evaluate.split": "validation", "data.validation_share": 0.2}, False),
+    ],
+)
+def test_a_run_that_measures_nothing_is_warned_of(
+    tmp_path: Path, changes: dict[str, Any], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_once.cache_clear()
+    for number in range(24):
+        picture(tmp_path / "train" / f"class-{number % 2}" / f"{number}.jpg")
+    data = {"dataset": "image_folder", "root": str(tmp_path), "options": {"size": 8, "test_share": 0}}
+    config = {"rounds": 1, "data": {**data, "partition": {"kind": "iid", "clients": 2}}, "model": {"name": "mlp"}}
+    plan(check(config, changes))
+    assert ("nothing will be measured" in caplog.text) == told
