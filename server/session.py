@@ -23,7 +23,7 @@ from .loop import Coordinator, RunFailedError
 from .tracking import track_faults
 
 
-def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
+def check(source: str | Path | Mapping[str, Any] | Config, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
     """Give the checked configuration, the plugins' settings included. Raises ConfigError, PluginError."""
     found = (settings_faults, selector_faults, track_faults)
     return load_config(
