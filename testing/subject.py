@@ -24,7 +24,7 @@ from ..simulations.run import Parts, run_config
 from ..strategies.base import Message, serialised_size
 from ..strategies.contract import Plugin
 from ..strategies.federation import Federation
-from ..strategies.registry import PluginError, block_name, find, imported
+from ..strategies.registry import PluginError, block_name, find, imported, plugins_in
 from .toys import BUILT_IN, TOYS, Toy, Trial
 
 WORKERS = 2
@@ -157,9 +157,7 @@ def named(strategy: str) -> str:
     module: ModuleType = imported(f"strategy '{strategy}'", path.stem)
     if not os.path.samefile(module.__file__ or os.devnull, path):
         raise PluginError(f"strategy '{strategy}': Python knows another module {path.stem!r}; rename the file")
-    found = [name for name, value in vars(module).items() if isinstance(value, Plugin)]
-    if len(found) > 1 and "plugin" in found:
-        found = ["plugin"]
+    found = plugins_in(module)
     if len(found) != 1:
         told = f"{len(found)} Plugins ({', '.join(found)}); name one as {path.stem}:NAME" if found else "no Plugin"
         raise PluginError(f"strategy '{strategy}': the file holds {told}")
