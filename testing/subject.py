@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -119,6 +119,12 @@ class Subject:
         config = check(self.config.model_dump(), changes)
         return self._run(config, name, resume=resume, parts=parts)
 
+    def break_off(self, name: str, after: int) -> None:
+        """Run it until round `after` is recorded and its checkpoint written, and no further."""
+        config = check(self.config.model_dump(), {"engine.checkpoint_every": 1})
+        with suppress(_BrokenOff):
+            self._run(config, name, stop=_Stop(after))
+
     def run_on_workers(self, name: str) -> Result:
         """Run it on two worker processes."""
         if self._pool is None:
@@ -131,16 +137,40 @@ class Subject:
         """Run two rounds; clients train from the first one on."""
         return self._run(check(self._early.model_dump(), {"rounds": 2, "clients.min_success": 0.5}), name, parts=parts)
 
-    def _run(self, config: Config, name: str, *, resume: bool = False, parts: Parts | None = None) -> Result:
+    def _run(
+        self,
+        config: Config,
+        name: str,
+        *,
+        resume: bool = False,
+        parts: Parts | None = None,
+        stop: Callback | None = None,
+    ) -> Result:
         return run_config(
             config,
             out=self.folder / name,
             resume=resume,
             progress=False,
             report=False,
-            callbacks=[self._callback],
+            callbacks=[self._callback, *([stop] if stop else [])],
             parts=parts,
         )
+
+
+class _BrokenOff(Exception):  # noqa: N818  it is no error
+    """A run was ended in mid-course, as by a kill."""
+
+
+class _Stop(Callback):
+    """Ends a run once a round is recorded."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        """Raise where it was the round."""
+        if record["round"] == self._after:
+            raise _BrokenOff
 
 
 def named(strategy: str) -> str:
