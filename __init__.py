@@ -73,7 +73,7 @@ __all__ = [
 
 
 def run(
-    config: "str | Path | Mapping[str, Any]" = "quickstart",
+    config: "str | Path | Mapping[str, Any] | Config" = "quickstart",
     /,
     *,
     out: str | Path | None = None,
@@ -85,10 +85,10 @@ def run(
 ) -> "Result":
     """Simulate a federation and return what came out.
 
-    `config` is the name of a bundled configuration, the path of a YAML file, or a mapping. `overrides` change keys of
-    it: top-level keys by name (`rounds=3`, `strategy="fedprox"`), deeper ones with two underscores for the dot
-    (`train__lr=0.05`, `data__partition__alpha=0.1`) or as `**{"train.lr": 0.05}`; `workers=2` is short for
-    `engine__workers=2`. The run leaves its files in `out` (default: a new folder under `runs/`).
+    `config` is the name of a bundled configuration, the path of a YAML file, a mapping, or what `load_config` gave.
+    `overrides` change keys of it: top-level keys by name (`rounds=3`, `strategy="fedprox"`), deeper ones with two
+    underscores for the dot (`train__lr=0.05`, `data__partition__alpha=0.1`) or as `**{"train.lr": 0.05}`; `workers=2`
+    is short for `engine__workers=2`. The run leaves its files in `out` (default: a new folder under `runs/`).
 
     Raises ConfigError (all faults at once), DataError, PluginError, CheckpointError, or RunFailedError when too few
     clients of a round succeed.

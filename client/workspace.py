@@ -206,6 +206,7 @@ class Workspace:
             buffers=config.model.buffers,
             batch_size=config.evaluate.batch_size,
             round=visit.round,
+            rounds=config.rounds,
             phase=visit.phase,
             values=visit.values,
             received=visit.received,

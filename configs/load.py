@@ -68,15 +68,16 @@ def bundled() -> dict[str, Path]:
 
 
 def load_config(
-    source: str | Path | Mapping[str, Any] = "quickstart",
+    source: str | Path | Mapping[str, Any] | Config = "quickstart",
     overrides: Iterable[str] | Mapping[str, Any] = (),
     check: Check | None = None,
     adapt: Adapt | None = None,
 ) -> Config:
     """Give the checked configuration.
 
-    `source` is a bundled name, the path of a YAML file, or a mapping. `overrides` are texts `dotted.key=value` (the
-    value is read as YAML) or a mapping from dotted keys to values. `check` finds the faults that the schema cannot
+    `source` is a bundled name, the path of a YAML file, a mapping, or a Config. `overrides` are texts
+    `dotted.key=value` (the value is read as YAML) or a mapping from dotted keys to values. Numbers and arrays of NumPy
+    and torch are taken for Python's, and paths for texts. `check` finds the faults that the schema cannot
     know (those of the strategy's settings); `adapt` what a change left behind. Raises ConfigError with every fault.
     """
     label, raw = _read(source)
@@ -92,6 +93,8 @@ def load_config(
     except ValidationError as error:
         faults += schema_faults(error, Config)
     faults += _across(raw)
+    told = {fault.path for fault in faults}
+    faults += [fault for fault in _unwritable(raw) if fault.path not in told]
     if check is not None:
         faults += check(raw)
     if faults or config is None:
@@ -115,9 +118,11 @@ def completed(stored: Mapping[str, Any]) -> Raw:
         return dict(stored)
 
 
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Raw]:
+def _read(source: str | Path | Mapping[str, Any] | Config) -> tuple[str, Raw]:
+    if isinstance(source, Config):
+        return source.name, source.model_dump()
     if isinstance(source, Mapping):
-        return "(mapping)", yaml.safe_load(yaml.safe_dump(_plain(source))) or {}
+        return "(mapping)", _plain(source)
     names = bundled()
     path = names.get(str(source), Path(source))
     if not path.is_file():
@@ -139,7 +144,18 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):  # NumPy's and torch's, neither of which is imported here
+        return value.tolist()
     return str(value) if isinstance(value, Path) else value
+
+
+def _unwritable(value: Any, path: str = "") -> Iterable[Fault]:
+    """Find what no YAML file could hold, such as a class given from Python: the schema takes options as they are."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in parts:
+        yield from _unwritable(item, f"{path}.{key}" if path else str(key))
+    if not isinstance(value, dict | list | str | int | float | None):
+        yield Fault(path, f"got {value!r}; allowed: a number, a text, true, false, null, or lists and blocks of these")
 
 
 def _pairs(overrides: Iterable[str] | Mapping[str, Any]) -> tuple[list[tuple[str, Any]], list[Fault]]:

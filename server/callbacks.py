@@ -36,6 +36,11 @@ class Callbacks(Callback):
     """Several callbacks as one."""
 
     def __init__(self, listeners: Sequence[Callback]) -> None:
+        """Raise TypeError for what is no listener: it would be found out in mid-run."""
+        wrong: list[object] = [each for each in listeners if not isinstance(each, Callback)]
+        for each in wrong:
+            hint = f"; did you mean {each.__name__}()?" if isinstance(each, type) else ""
+            raise TypeError(f"callbacks: got {each!r}; wanted: objects of subclasses of fedbox.Callback{hint}")
         self.listeners = list(listeners)
 
     def on_start(self, config: Config, folder: Path, first: int) -> None:

@@ -1,9 +1,9 @@
 """Checkpoints: the state of the server after a round, written whole or not at all.
 
 `checkpoint/round-000012/` holds `weights.safetensors`, `state.safetensors` (the strategy's own arrays) and `meta.json`
-(round, configuration, checksums). It is written under another name and renamed, so a reader never sees half of one. All
-randomness is a pure function of (seed, round, client), so the round's number is the whole random state. The clients'
-states lie beside it, versioned by round (see `client/state.py`).
+(round, configuration, checksums, the order of the arrays). It is written under another name and renamed, so a reader
+never sees half of one. All randomness is a pure function of (seed, round, client), so the round's number is the whole
+random state. The clients' states lie beside it, versioned by round (see `client/state.py`).
 """
 
 import hashlib
@@ -48,13 +48,15 @@ class Frozen:
 
     round: int
     files: Mapping[str, bytes]
+    order: Mapping[str, list[str]]
+    """The arrays' names of each file as they stood: safetensors gives them back in any order."""
 
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> "Frozen":
         """Take a checkpoint's arrays as they are now."""
         parts = {"weights": checkpoint.weights, "state": checkpoint.state}
         files = {name: save({key: np.asarray(value) for key, value in part.items()}) for name, part in parts.items()}
-        return cls(checkpoint.round, files)
+        return cls(checkpoint.round, files, {name: list(part) for name, part in parts.items()})
 
 
 class Pace:
@@ -90,7 +92,8 @@ def draft_checkpoint(folder: Path, frozen: Frozen, config: Config) -> Path:
         for name, data in frozen.files.items():
             write_atomic(draft / f"{name}.safetensors", data)
         sums = {name: hashlib.sha256(data).hexdigest() for name, data in frozen.files.items()}
-        meta = {"round": frozen.round, "config": config.model_dump(mode="json"), "sha256": sums}
+        told = {"round": frozen.round, "sha256": sums, "order": frozen.order}
+        meta = {**told, "config": config.model_dump(mode="json")}
         write_atomic(draft / "meta.json", json.dumps(meta).encode())
         sync_folder(draft)
     except OSError:
@@ -124,10 +127,11 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
         round_, before, sums = int(meta["round"]), completed(meta["config"]), dict(meta["sha256"])
+        order = dict(meta.get("order", {}))  # an older fedbox wrote none
         file = path / "weights.safetensors"
-        weights = _read_arrays(file, sums["weights"])
+        weights = _read_arrays(file, sums["weights"], order.get("weights"))
         file = path / "state.safetensors"
-        state = _read_arrays(file, sums["state"])
+        state = _read_arrays(file, sums["state"], order.get("state"))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
             f"the checkpoint file {file} is damaged ({error}); remove {folder} to start the run anew"
@@ -143,11 +147,13 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
     return Checkpoint(round_, weights, state)
 
 
-def _read_arrays(file: Path, checksum: str) -> dict[str, NDArray[Any]]:
+def _read_arrays(file: Path, checksum: str, order: list[str] | None) -> dict[str, NDArray[Any]]:
+    """Give the arrays in the order in which they were: a strategy may draw noise, or add up, from one to the next."""
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != checksum:
         raise ValueError("it is not what was written")
-    return dict(load(data))
+    arrays = load(data)
+    return {name: arrays[name] for name in (sorted(arrays) if order is None else order)}
 
 
 def _stacks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

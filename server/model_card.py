@@ -110,8 +110,8 @@ def _limits(summary: Mapping[str, Any], environment: Mapping[str, Any]) -> str:
     return (
         "## What to know\n\n"
         "- No data is in this bundle. `rounds.jsonl` holds figures of single clients under their names.\n"
-        "- `model.safetensors` holds the arrays by name; for personal models as CLIENT/NAME. "
-        "`model.weights=model.safetensors` starts another run from them.\n"
+        "- `model.safetensors` holds the arrays by name; for personal models as CLIENT/NAME, what they share as "
+        "server/NAME. `model.weights=model.safetensors` starts another run from them.\n"
         "- No licence was chosen. Add one to the first lines of this file before you publish it.\n"
         "- The model was measured on the test data named above and on nothing else.\n"
     )

@@ -50,6 +50,7 @@ class Own:
             buffers=config.model.buffers,
             batch_size=config.evaluate.batch_size,
             round=round_,
+            rounds=config.rounds,
             build=lambda: self._federation.model(self.device),
             population=self._population,
         )

@@ -3,7 +3,7 @@
 import errno
 import random
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,22 @@ from ..models.process import settle
 from ..strategies.base import identity
 from ..strategies.grids import RUN_ID
 from ..strategies.inherited import leave_out_foreign
-from ..strategies.registry import settings_faults
+from ..strategies.registry import leave_out_idle, settings_faults
 from ..strategies.selection import selector_faults
 from .folder import RunFolder
 from .loop import Coordinator, RunFailedError
 from .tracking import track_faults
 
 
-def check(source: str | Path | Mapping[str, Any], overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
+def check(source: str | Path | Mapping[str, Any] | Config, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
     """Give the checked configuration, the plugins' settings included. Raises ConfigError, PluginError."""
     found = (settings_faults, selector_faults, track_faults)
-    return load_config(
-        source, overrides, lambda raw: [fault for faults in found for fault in faults(raw)], leave_out_foreign
-    )
+
+    def adapt(base: dict[str, Any], raw: dict[str, Any], changed: Collection[str]) -> None:
+        leave_out_foreign(base, raw, changed)
+        leave_out_idle(raw)
+
+    return load_config(source, overrides, lambda raw: [fault for faults in found for fault in faults(raw)], adapt)
 
 
 @contextmanager

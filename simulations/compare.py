@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ..client.driver import reason_of
 from ..configs import Config, ConfigError, Fault, completed
 from ..configs.faults import suggest
 from ..server.checkpoint import differences
@@ -20,6 +21,8 @@ from ..server.groups import Group, main_metric
 from ..server.loop import RunFailedError
 from ..server.report import write_report
 from ..server.runs import RunRecord, load_run
+from ..strategies.contract import UnsuitableError
+from ..strategies.registry import PluginError
 from .run import check, run_config
 
 Tell = Callable[[str], None]
@@ -152,11 +155,22 @@ def run_grid(
         resume = (cell.folder / "config.yaml").is_file()
         try:
             run_config(cell.config, out=cell.folder, resume=resume, progress=progress, report=False)
-        except RunFailedError as error:
-            failed.append(f"{cell.label}, seed {cell.config.seed}: {error}")
+        except Exception as error:
+            if not _is_of_the_run(error):
+                raise
+            reason = str(error) if hasattr(error, "exit_code") else reason_of(error)
+            failed.append(f"{cell.label}, seed {cell.config.seed}: {reason}")
             continue
         unseen = _seen(cell, cells[0], unseen)
     return failed
+
+
+def _is_of_the_run(error: Exception) -> bool:
+    """Say whether the other runs may well do better: where a strategy is at fault, which may raise anything.
+
+    Data that are missing, a damaged folder and the like are told at once; they have exit codes of their own.
+    """
+    return isinstance(error, RunFailedError | PluginError | UnsuitableError) or not hasattr(error, "exit_code")
 
 
 def _seen(cell: Cell, first: Cell, metrics: Mapping[str, str]) -> dict[str, str]:

@@ -184,6 +184,7 @@ def _site(config: Config, spec: ModelSpec, inputs: Inputs, name: str, round_: in
         seed=config.seed,
         buffers=config.model.buffers,
         round=round_,
+        rounds=config.rounds,
         phase="evaluate",
         build=partial(network, config, spec, inputs, device),
     )

@@ -164,8 +164,12 @@ def _refuse_own_script(config: Config) -> None:
 
 
 def _final_weights(coordinator: Coordinator, folder: Path) -> Arrays:
-    """Give the global model; for personal models, every client's kept arrays as CLIENT/NAME."""
+    """Give the global model; for personal models every client's kept arrays as CLIENT/NAME.
+
+    The server's stand beside them as server/NAME: a backbone that all share would else be in no hash.
+    """
     if not coordinator.personal:
         return coordinator.committed
     kept = StateStore(folder / "clients").after(coordinator.records.rounds)
-    return {f"{client}/{name}": value for client, arrays in kept for name, value in arrays.items()}
+    shared = {f"server/{name}": value for name, value in coordinator.committed.items()}
+    return shared | {f"{client}/{name}": value for client, arrays in kept for name, value in arrays.items()}

@@ -1,11 +1,13 @@
 """Find plugins by registered name (an entry-point group) or as `module:attribute`; and strategies among them."""
 
 import importlib
+import importlib.util
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path, PurePath
+from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
@@ -147,11 +149,40 @@ def settings_faults(raw: Mapping[str, Any]) -> Iterable[Fault]:
     else:
         yield from _model_faults(strategy, raw.get("model"))
     for key, block in blocks.items():
-        if key not in points and key != block_name(strategy):
+        target = strategy if key == block_name(strategy) else key if key in points else _of_module(str(key))
+        if target is None:
             yield Fault(f"settings.{key}", f"is no strategy; {suggest(str(key), points)}")
         elif isinstance(block, dict):
-            target = strategy if key == block_name(strategy) else key
             yield from _block_faults(str(target), str(key), block)
+
+
+def leave_out_idle(raw: Mapping[str, Any]) -> None:
+    """Take out blocks of strategies that are no packages and are not chosen, once they are found to be in order.
+
+    So one configuration holds the settings of a `pull.py`, too, and a run of another strategy can be read where there
+    is no such file.
+    """
+    strategy, blocks = raw.get("strategy", "fedavg"), raw.get("settings")
+    if not isinstance(strategy, str) or not isinstance(blocks, dict):
+        return
+    for key in [key for key in blocks if key not in registered() and key != block_name(strategy)]:
+        target = _of_module(str(key))
+        if target is not None and isinstance(blocks[key], dict) and not [*_block_faults(target, key, blocks[key])]:
+            del blocks[key]
+
+
+def _of_module(name: str) -> str | None:
+    """Give module:attribute of the strategy that a module of this name holds; None without a module or a strategy."""
+    if not name.isidentifier() or importlib.util.find_spec(name) is None:
+        return None
+    found = plugins_in(imported(f"strategy '{name}'", name))
+    return f"{name}:{found[0]}" if len(found) == 1 else None
+
+
+def plugins_in(module: ModuleType) -> list[str]:
+    """Name the strategies that a module holds; `plugin` alone where one of several has this name."""
+    found = [name for name, value in vars(module).items() if isinstance(value, Plugin)]
+    return ["plugin"] if "plugin" in found else found
 
 
 def _model_faults(strategy: str, model: Any) -> Iterable[Fault]:

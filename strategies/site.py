@@ -55,8 +55,9 @@ class Site:
 
     `model` is resident: it is shared by the clients of a process, so each visit begins from the initial weights and
     `ClientHalf.prepare` brings in what is this client's. `state` is saved under the client's name after `train`; it
-    holds arrays only. `values` and `phase` come from `Ask`; `received` are the arrays of the message. `population`, the
-    number of clients in the federation, is known to the server alone.
+    holds arrays only. `values` and `phase` come from `Ask`; `received` are the arrays of the message. `rounds` is how
+    many the run has, which a resumed one may change. `population`, the number of clients in the federation, is known to
+    the server alone.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Site:
     buffers: BufferPolicy = "global"
     batch_size: int = 512
     round: int = 0
+    rounds: int = 0
     phase: str = "train"
     values: Mapping[str, Any] = field(default_factory=dict)
     received: Mapping[str, NDArray[Any]] = field(default_factory=dict)

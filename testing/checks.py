@@ -187,7 +187,7 @@ def _workers(subject: Subject) -> str:
 
 def _resume(subject: Subject) -> str:
     whole, stop = subject.whole, min(subject.toy.stop, subject.config.rounds - 1)
-    subject.run("resume", rounds=stop)
+    subject.break_off("resume", after=stop)
     resumed = subject.run("resume", resume=True)
     do = "put into state() and site.state whatever lives from round to round, and take it back in restore()"
     return _same(resumed, whole, f"stopped after round {stop} and resumed,", do)

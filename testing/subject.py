@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -24,7 +24,7 @@ from ..simulations.run import Parts, run_config
 from ..strategies.base import Message, serialised_size
 from ..strategies.contract import Plugin
 from ..strategies.federation import Federation
-from ..strategies.registry import PluginError, block_name, find, imported
+from ..strategies.registry import PluginError, block_name, find, imported, plugins_in
 from .toys import BUILT_IN, TOYS, Toy, Trial
 
 WORKERS = 2
@@ -119,6 +119,12 @@ class Subject:
         config = check(self.config.model_dump(), changes)
         return self._run(config, name, resume=resume, parts=parts)
 
+    def break_off(self, name: str, after: int) -> None:
+        """Run it until round `after` is recorded and its checkpoint written, and no further."""
+        config = check(self.config.model_dump(), {"engine.checkpoint_every": 1})
+        with suppress(_BrokenOff):
+            self._run(config, name, stop=_Stop(after))
+
     def run_on_workers(self, name: str) -> Result:
         """Run it on two worker processes."""
         if self._pool is None:
@@ -131,16 +137,40 @@ class Subject:
         """Run two rounds; clients train from the first one on."""
         return self._run(check(self._early.model_dump(), {"rounds": 2, "clients.min_success": 0.5}), name, parts=parts)
 
-    def _run(self, config: Config, name: str, *, resume: bool = False, parts: Parts | None = None) -> Result:
+    def _run(
+        self,
+        config: Config,
+        name: str,
+        *,
+        resume: bool = False,
+        parts: Parts | None = None,
+        stop: Callback | None = None,
+    ) -> Result:
         return run_config(
             config,
             out=self.folder / name,
             resume=resume,
             progress=False,
             report=False,
-            callbacks=[self._callback],
+            callbacks=[self._callback, *([stop] if stop else [])],
             parts=parts,
         )
+
+
+class _BrokenOff(Exception):  # noqa: N818  it is no error
+    """A run was ended in mid-course, as by a kill."""
+
+
+class _Stop(Callback):
+    """Ends a run once a round is recorded."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+
+    def on_round(self, record: Mapping[str, Any]) -> None:
+        """Raise where it was the round."""
+        if record["round"] == self._after:
+            raise _BrokenOff
 
 
 def named(strategy: str) -> str:
@@ -157,9 +187,7 @@ def named(strategy: str) -> str:
     module: ModuleType = imported(f"strategy '{strategy}'", path.stem)
     if not os.path.samefile(module.__file__ or os.devnull, path):
         raise PluginError(f"strategy '{strategy}': Python knows another module {path.stem!r}; rename the file")
-    found = [name for name, value in vars(module).items() if isinstance(value, Plugin)]
-    if len(found) > 1 and "plugin" in found:
-        found = ["plugin"]
+    found = plugins_in(module)
     if len(found) != 1:
         told = f"{len(found)} Plugins ({', '.join(found)}); name one as {path.stem}:NAME" if found else "no Plugin"
         raise PluginError(f"strategy '{strategy}': the file holds {told}")

@@ -7,6 +7,7 @@ import math
 import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,56 @@ def test_it_does_only_what_is_missing(tmp_path: Path, monkeypatch: pytest.Monkey
     other = grid(["quickstart"], [*TOY, "train.lr=0.01"], given[2], [0, 1], tmp_path)
     with pytest.raises(FolderError, match=r"train\.lr"):
         run_grid(other, lambda _: None, progress=False)
+
+
+LENT = """
+from pydantic import Field
+from fedbox import ClientHalf, Plugin, ServerHalf, Settings
+
+class LentSettings(Settings):
+    mu: float = Field(0.0, ge=0.0, description="nothing")
+    kind: str = Field("", description="what it raises")
+
+class LentServer(ServerHalf[LentSettings]):
+    def finish(self, total, round_):
+        super().finish(total, round_)
+        if self.settings.kind == "value":
+            raise ValueError("the mean is odd")
+        if self.settings.kind == "contract":
+            self.weights = {}
+
+plugin = Plugin(LentSettings, ClientHalf, LentServer)
+"""
+
+
+@pytest.fixture
+def lent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A strategy that is no package: a file on the path."""
+    (tmp_path / "lent.py").write_text(LENT)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lent", raising=False)
+    return "lent:plugin"
+
+
+def test_rows_may_be_strategies_of_a_file_with_settings(tmp_path: Path, lent: str) -> None:
+    """The rows of the others have no block of it, so that their folders can be read where the file is not."""
+    sweep = [f"strategy=fedavg,{lent}"]
+    fedavg, own = grid(["quickstart"], [*TOY, "settings.lent.mu=0.5"], sweep, [0], tmp_path)
+    assert "lent" not in fedavg.config.settings
+    assert own.config.settings["lent"] == {"mu": 0.5}
+    for wrong, told in (("lent.mu=-1", r"lent\.mu: got -1; allowed"), ("lant.mu=1", "lant: is no strategy")):
+        with pytest.raises(ConfigError, match=told):
+            grid(["quickstart"], [*TOY, f"settings.{wrong}"], sweep, [0], tmp_path)
+
+
+def test_a_strategy_that_fails_leaves_the_other_rows_alone(tmp_path: Path, lent: str) -> None:
+    cells = grid(
+        ["quickstart"], [*TOY, f"strategy={lent}"], ["settings.lent.kind=value,contract,'none'"], [0], tmp_path
+    )
+    failed = run_grid(cells, lambda _: None, progress=False)
+    assert [cell.done for cell in cells] == [False, False, True]
+    assert failed[0].startswith("kind=value, seed 0: ValueError: the mean is odd (lent.py, line ")
+    assert "kind=contract, seed 0: round 1: LentServer.finish left self.weights without" in failed[1]
 
 
 def test_a_misspelt_metric_ends_it_after_the_first_run(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,3 +66,32 @@ def test_merge_keys_merge(tmp_path: Path) -> None:
 def test_what_is_no_number_or_no_yaml_is_a_fault(change: str) -> None:
     with pytest.raises(ConfigError, match=change.partition("=")[0]):
         load_config("quickstart", [change])
+
+
+def test_values_of_numpy_and_torch_are_taken_for_those_of_python() -> None:
+    given = {
+        "seed": np.int64(3), "rounds": np.arange(9)[7], "train.lr": np.float32(0.5), "train.flip": np.bool_(False),
+        "clients.per_round": torch.tensor(2), "model.options": {"hidden": np.array([8, 9])},
+        "settings.fedprox.mu": np.float32(0.5),
+    }  # fmt: skip
+    config = load_config("quickstart", given)
+    assert (config.seed, config.rounds, config.train.lr, config.train.flip) == (3, 7, 0.5, False)
+    assert config.clients.per_round == 2
+    assert config.model.options == {"hidden": [8, 9]}
+    assert type(config.settings["fedprox"]["mu"]) is float
+    assert load_config({"seed": np.int64(3), "train": {"lr": np.float64(0.5)}}).train.lr == 0.5
+
+
+def test_a_checked_configuration_is_taken_as_it_is() -> None:
+    config = load_config("quickstart", {"model": ["mlp", "cnn"], "train.lr": 0.5})
+    assert load_config(config) == config
+    assert load_config(config, {"rounds": 2}) == config.model_copy(update={"rounds": 2})
+
+
+def test_what_no_file_can_hold_is_a_fault_with_its_place() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config("quickstart", {"model.options": {"norms": [1, torch.nn.ReLU]}, "train.lr": lambda: 1})
+    assert [fault.path for fault in caught.value.faults] == ["train.lr", "model.options.norms.1"]
+    assert "torch.nn.modules.activation.ReLU'>; allowed: a number, a text" in str(caught.value)
+    with pytest.raises(ConfigError, match=r"data\.options\.x: got <object"):
+        load_config({"data": {"options": {"x": object()}}})

@@ -200,6 +200,31 @@ def _in_two_halves(self: Subject, name: str) -> fedbox.Result:
     return self.run(name, parts=Parts(plugin=Plugin(self.plugin.settings, Two, self.plugin.server)))
 
 
+class Ramp(ClientHalf[Settings]):
+    """Trains the more, the nearer the end is."""
+
+    def train(self, site: Site) -> Update:
+        fit = site.fit(lambda batch: self.loss(site, batch) * site.round / site.rounds)
+        return Update(site.weights(), fit.examples, {**fit.metrics, "rounds": site.rounds})
+
+
+class Last(ServerHalf[Settings]):
+    """Does something in the last round alone."""
+
+    def refine(self, site: Site) -> dict[str, float]:
+        return {"last": float(site.round == site.rounds)}
+
+
+def test_both_halves_know_how_many_rounds_there_are(faulty: ModuleType) -> None:
+    """The check breaks a run off as a kill would: it is no shorter run, in which they would do otherwise."""
+    faulty.plugin = Plugin(Settings, Ramp, Last, "x")  # type: ignore[attr-defined]
+    with Subject("faulty:plugin") as subject:
+        assert CHECK["resume"](subject).startswith("model ")
+        told = [(line["metrics"]["last"], line["metrics"]["rounds"]) for line in subject.whole.rounds]
+        assert not (subject.folder / "resume" / "checkpoint" / "round-000001").exists()
+    assert told == [(0.0, 3.0), (0.0, 3.0), (1.0, 3.0)]
+
+
 def test_check_exits_with_4_and_says_what_failed_and_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     source = "from fedbox.strategies import *\n\nclass Broken(ClientHalf[Settings]):\n    def train(self, site):\n"

@@ -41,6 +41,16 @@ def test_the_order_of_replies_changes_nothing(tmp_path: Path, monkeypatch: pytes
     assert lines(result.folder) == lines(expected.folder)
 
 
+def test_a_resumed_server_finds_its_arrays_in_their_order(tmp_path: Path) -> None:
+    """A server half that draws noise from one array to the next gives each the noise that it would have had."""
+    changes: dict[str, Any] = {"strategy": "plugins_for_tests:noisy", "rounds": 3}
+    whole = run(tmp_path / "whole", **changes)
+    part = run(tmp_path / "part", **{**changes, "rounds": 1})
+    again = run(part.folder, resume=True, **changes)
+    assert lines(again.folder) == lines(whole.folder)
+    assert again.summary["model_sha256"] == whole.summary["model_sha256"]
+
+
 @pytest.mark.parametrize("stop", [{"target": 0.35}, {"metric": "train_loss", "target": 1.9}, {"patience": 1}])
 def test_an_early_end_is_the_same_after_a_resume(tmp_path: Path, stop: dict[str, Any]) -> None:
     changes: dict[str, Any] = {"rounds": 40, "evaluate__stop": stop, "train__lr": 0.2}

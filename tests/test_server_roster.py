@@ -155,6 +155,18 @@ def test_means_over_clients_by_hand() -> None:
     assert client_metrics(Collected(), "server") == {}
 
 
+def test_what_a_strategy_measures_at_its_clients_has_a_mean() -> None:
+    rows = {
+        "a": {"examples": 9, "accuracy": 0.5, "f1": 0.25, "personal_f1": 1.0, "shared_f1": 0.125},
+        "b": {"examples": 1, "accuracy": 0.5, "f1": 0.75, "map_by_class.car": 0.5},
+    }
+    metrics = client_metrics(Collected(clients=rows), "server")
+    assert metrics["client_f1"] == pytest.approx(0.5)  # each client counts once
+    assert metrics["personal_f1"] == 1.0
+    assert metrics["f1"] == pytest.approx(0.125)
+    assert not [name for name in metrics if "shared" in name or "car" in name]
+
+
 def test_what_was_collected_is_put_in_order() -> None:
     clients = {f"client-{number}": {"examples": number} for number in (10, 2, 0)}
     failures = [Failure(f"client-{number}", "raised", "") for number in (11, 3)]

@@ -203,3 +203,12 @@ def test_what_is_no_callback_is_told() -> None:
         find_callback("test_server_trackers:Choosy")
     with pytest.raises(PluginError, match=r"callback 'cvs' is not registered; did you mean 'csv'\?"):
         find_callback("cvs")
+
+
+@pytest.mark.parametrize(
+    ("given", "told"), [(fedbox.Callback, r"did you mean Callback\(\)\?"), (print, "got <built-in")]
+)
+def test_what_is_no_listener_is_told_before_anything_runs(tmp_path: Path, given: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        run(tmp_path, callbacks=[given])
+    assert not (tmp_path / "config.yaml").exists()

@@ -11,6 +11,7 @@ import pytest
 import torch
 from boxes_for_tests import run_scenes
 from PIL import ExifTags, Image
+from safetensors.numpy import load_file
 from trees_for_tests import BOX, make_coco
 
 import fedbox
@@ -18,7 +19,7 @@ from fedbox.data import DataError
 from fedbox.data.annotations_coco import read_coco
 from fedbox.data.inputs import Inputs
 from fedbox.server.folder import FolderError
-from fedbox.server.records import nested
+from fedbox.server.records import digest, nested
 from fedbox.simulations.finished import evaluate
 from fedbox.simulations.run import check
 from fedbox.strategies.federation import Federation
@@ -350,3 +351,15 @@ def test_a_model_of_sentences_is_measured_but_sees_no_pictures(tmp_path: Path, f
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     code, _, err = fedbox_here("predict", "run", "a.png")
     assert (code, err) == (3, "error: the model reads sentences, and pictures hold none; fedbox evaluate measures it\n")
+
+
+def test_what_personal_models_share_is_part_of_the_final_model_and_its_hash(tmp_path: Path) -> None:
+    result = fedbox.run(TOY, out=tmp_path / "run", quiet=True, report=False, strategy="lg-fedavg")
+    weights = result.weights()
+    (file,) = (tmp_path / "run" / "checkpoint").glob("round-*/weights.safetensors")
+    shared = load_file(file)
+    assert shared
+    for name, value in shared.items():
+        np.testing.assert_array_equal(weights.pop(f"server/{name}"), value)
+    assert {name.partition("/")[0] for name in weights} == {"client-0", "client-1", "client-2"}
+    assert digest(weights) != result.summary["model_sha256"] == digest(result.weights())
