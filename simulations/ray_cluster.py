@@ -14,7 +14,7 @@ from ..configs import ConfigError, Fault
 from ..configs.schema import RayConfig
 
 _CONNECT = 4.0  # seconds that an address has to answer
-_LOCAL_STARTS = 2  # attempts to start a cluster here
+_LOCAL_STARTS = 3  # attempts to start a cluster here
 _TOKEN = "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless the token lies in ~/.ray/auth_token"
 
 

@@ -134,8 +134,8 @@ def test_an_address_that_does_not_answer_is_told(tmp_path: Path, listens: bool) 
     assert time.monotonic() - begin < 10.0
 
 
-@pytest.mark.parametrize("late", [1, 2])
-def test_a_cluster_whose_start_times_out_is_started_once_more(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("late", [1, 3])
+def test_a_cluster_whose_start_times_out_is_started_again(late: int, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 
     from fedbox.configs.schema import RayConfig
@@ -154,12 +154,13 @@ def test_a_cluster_whose_start_times_out_is_started_once_more(late: int, monkeyp
         if late == 1:
             connect(RayConfig(), 1)
             assert ray.cluster_resources()["CPU"] == 1
+            assert len(begun) in (2, 3)  # the real one may be late as well
         else:
             with pytest.raises(ConfigError, match=r"no Ray cluster could be started .*Timed out waiting"):
                 connect(RayConfig(), 1)
+            assert len(begun) == 3
     finally:
         ray.shutdown()
-    assert len(begun) == 2
 
 
 def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
