@@ -88,7 +88,8 @@ def run(
     `config` is the name of a bundled configuration, the path of a YAML file, a mapping, or what `load_config` gave.
     `overrides` change keys of it: top-level keys by name (`rounds=3`, `strategy="fedprox"`), deeper ones with two
     underscores for the dot (`train__lr=0.05`, `data__partition__alpha=0.1`) or as `**{"train.lr": 0.05}`; `workers=2`
-    is short for `engine__workers=2`. The run leaves its files in `out` (default: a new folder under `runs/`).
+    is short for `engine__workers=2`, and `strategy` may be a Plugin. The run leaves its files in `out` (default: a new
+    folder under `runs/`).
 
     Raises ConfigError (all faults at once), DataError, PluginError, CheckpointError, or RunFailedError when too few
     clients of a round succeed.

@@ -14,9 +14,10 @@ import torch
 from ..configs import Config, load_config
 from ..models.process import settle
 from ..strategies.base import identity
+from ..strategies.contract import Plugin
 from ..strategies.grids import RUN_ID
 from ..strategies.inherited import leave_out_foreign
-from ..strategies.registry import leave_out_idle, settings_faults
+from ..strategies.registry import leave_out_idle, place_of, settings_faults
 from ..strategies.selection import selector_faults
 from .folder import RunFolder
 from .loop import Coordinator, RunFailedError
@@ -26,6 +27,8 @@ from .tracking import track_faults
 def check(source: str | Path | Mapping[str, Any] | Config, overrides: Iterable[str] | Mapping[str, Any] = ()) -> Config:
     """Give the checked configuration, the plugins' settings included. Raises ConfigError, PluginError."""
     found = (settings_faults, selector_faults, track_faults)
+    if isinstance(overrides, Mapping) and isinstance(plugin := overrides.get("strategy"), Plugin):
+        overrides = {**overrides, "strategy": place_of(plugin)}
 
     def adapt(base: dict[str, Any], raw: dict[str, Any], changed: Collection[str]) -> None:
         leave_out_foreign(base, raw, changed)

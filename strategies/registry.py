@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -71,6 +72,21 @@ def unregistered(kind: str, name: str, points: Iterable[str]) -> str:
 def find(name: str) -> Plugin:
     """Give the strategy of a registered name, or of `module:attribute`. Raises PluginError."""
     return _checked(*look_up("strategy", GROUP, name))
+
+
+def place_of(plugin: Plugin) -> str:
+    """Give `module:attribute` of a Plugin: a configuration holds text, and workers import by it. Raises PluginError."""
+    homes = [half.__module__ for half in (plugin.client, plugin.server, plugin.settings)]
+    # The script that runs comes last: it may have imported the plugin, and workers cannot import the script.
+    others = [name for name in sys.modules if name not in ("__main__", "__mp_main__")]
+    for home in dict.fromkeys([*homes, *others, "__main__"]):
+        for name, value in [*getattr(sys.modules.get(home), "__dict__", {}).items()]:
+            if value is plugin:
+                return f"{home}:{name}"
+    raise PluginError(
+        "the Plugin that was given as strategy is no variable of a module: put it into one, such as plugin in pull.py, "
+        "or give module:attribute"
+    )
 
 
 def imported(told: str, target: str) -> Any:
