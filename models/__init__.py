@@ -4,7 +4,7 @@ from .build import MODELS, build_model, check_model, find_model, load_weights
 from .classifiers import Classifier, cnn, mlp, resnet
 from .errors import ModelError
 from .flat import FlatModel
-from .parts import BufferPolicy, buffer_names, hold_statistics, norm_names, part_names, parts, shared_names
+from .parts import BufferPolicy, buffer_names, norm_names, part_names, parts, shared_names
 from .plain import PlainModel
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "check_model",
     "cnn",
     "find_model",
-    "hold_statistics",
     "load_weights",
     "mlp",
     "norm_names",

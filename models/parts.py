@@ -57,13 +57,6 @@ def norm_names(model: nn.Module) -> tuple[str, ...]:
     return tuple(name for name, _ in model.named_parameters() if name.rpartition(".")[0] in owners)
 
 
-def hold_statistics(model: nn.Module) -> None:
-    """Let BatchNorm use its running statistics and leave them as they are, until the model's next `train()`."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
 def shared_names(model: nn.Module, policy: BufferPolicy, parts: Iterable[str] | None = None) -> tuple[str, ...]:
     """Return the state-dict names that travel, in the order of the state dict.
 

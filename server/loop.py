@@ -101,7 +101,7 @@ class Coordinator:
             return 1
         self.half.weights, self.committed = checkpoint.weights, dict(checkpoint.weights)
         state = dict(checkpoint.state)
-        self.flat.load({name.removeprefix(SERVER_BUFFER): state.pop(name) for name in self._own_buffers()})
+        self.flat.load({name: state.pop(SERVER_BUFFER + name) for name in self._own_buffers()})
         self.half.restore(state)
         self.records.resume(checkpoint.round)
         self.stopper.replay(self.records.path)
@@ -112,14 +112,11 @@ class Coordinator:
         """Give the server's normalisation statistics where the policy leaves them with whoever made them."""
         if self.config.model.buffers != "local":
             return {}
-        return {SERVER_BUFFER + name: value for name, value in self.flat.state(buffer_names(self.flat.module)).items()}
+        return self.flat.state(buffer_names(self.flat.module))
 
     def measured(self) -> Arrays | None:
         """Give the global model as the server measures it, its own statistics included; None for personal models."""
-        if self.personal:
-            return None
-        own = {name.removeprefix(SERVER_BUFFER): value for name, value in self._own_buffers().items()}
-        return {**self.committed, **own}
+        return None if self.personal else {**self.committed, **self._own_buffers()}
 
     def left(self, first: int) -> bool:
         """Say whether a round is to be run from `first` on: neither all are done nor has the run stopped early."""
@@ -180,8 +177,8 @@ class Coordinator:
         with self._clock.timed("checkpoint"):
             last = round_ == self.config.rounds or self.stopper.done
             if self.pace.due(round_) or last:
-                state = Checkpoint(round_, self.half.weights, {**hooks.state(self.half), **self._own_buffers()})
-                frozen = Frozen.of(state)
+                own = {SERVER_BUFFER + name: value for name, value in self._own_buffers().items()}
+                frozen = Frozen.of(Checkpoint(round_, self.half.weights, {**hooks.state(self.half), **own}))
             self.writer.wait()  # for the last round's measure or the disk, where they take longer than a round
         self._tell()
         clock, weights = self._clock, dict(self.half.weights)  # a strategy may change its own mapping in place

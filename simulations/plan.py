@@ -26,7 +26,7 @@ from ..strategies.contract import Ask, ServerHalf, Update
 from ..strategies.device import check_device
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
-from ..strategies.validate import warn_all_labelled, warn_unannotated
+from ..strategies.validate import warn_of_labels
 from .inprocess import InProcessGrid
 from .run import workers_of
 
@@ -64,8 +64,7 @@ def plan(config: Config) -> Facts:
     plugin = find(config.strategy)
     check_device(config.engine.device)
     federation = Federation.prepare(config)
-    warn_all_labelled(config.strategy, plugin.client, federation)
-    warn_unannotated(config.strategy, federation)
+    warn_of_labels(config.strategy, plugin.client, federation)
     grid = InProcessGrid(len(federation), config.model_dump_json(), "")
     coordinator = Coordinator(federation, plugin, grid, Path(os.devnull))
     settings = settings_of(plugin, config.strategy, config.settings).model_dump()

@@ -27,7 +27,7 @@ from ..strategies.device import check_device, gpus
 from ..strategies.exact import Arrays
 from ..strategies.federation import Federation
 from ..strategies.registry import find, settings_of
-from ..strategies.validate import warn_all_labelled, warn_unannotated
+from ..strategies.validate import warn_of_labels
 from .examples import shown
 from .forking import NURSERY
 from .inprocess import InProcessGrid
@@ -106,8 +106,7 @@ def _set_up(
     if pool is not None and pool is not parts.pool:
         stack.callback(pool.close)
     federation = parts.prepare(config)
-    warn_all_labelled(config.strategy, plugin.client, federation)
-    warn_unannotated(config.strategy, federation)
+    warn_of_labels(config.strategy, plugin.client, federation)
     config_json, path = config.model_dump_json(), str(folder.resolve())
     grid = parts.grid(len(federation), config_json, path, pool)
     coordinator = Coordinator(federation, plugin, grid, folder, callback, pause=PAUSE)

@@ -1,6 +1,6 @@
 """Who holds what: the data set of a configuration, dealt to the server and the clients."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -182,24 +182,22 @@ class Federation:
 
     def pooled_labelled(self) -> Index:
         """Give every client's labelled samples, in ascending order."""
-        roles = map(self.roles, map(self.name, range(len(self))))
-        return np.sort(np.concatenate([self.server[:0], *(each.labelled for each in roles)]))
+        return np.sort(np.concatenate([self.server[:0], *(roles.labelled for roles in self._all_roles())]))
 
     def pooled_unlabelled(self) -> Index:
         """Give every client's unlabelled samples, in ascending order."""
-        roles = map(self.roles, map(self.name, range(len(self))))
-        return np.sort(np.concatenate([self.server[:0], *(each.unlabelled for each in roles)]))
+        return np.sort(np.concatenate([self.server[:0], *(roles.unlabelled for roles in self._all_roles())]))
 
     def pooled(self) -> Index:
         """Give every sample that clients train on, and the server's own, in ascending order.
 
         The clients' own test samples stay out, so a centralised model is measured on the same footing.
         """
-        parts = [self.server]
-        for number in range(len(self)):
-            roles = self.roles(self.name(number))
-            parts += [roles.labelled, roles.unlabelled]
-        return np.sort(np.concatenate(parts))
+        held = (part for roles in self._all_roles() for part in (roles.labelled, roles.unlabelled))
+        return np.sort(np.concatenate([self.server, *held]))
+
+    def _all_roles(self) -> Iterator[Roles]:
+        return map(self.roles, map(self.name, range(len(self))))
 
     def _samples(self, split: Literal["train", "test"], index: Index, device: torch.device, labelled: bool) -> Samples:
         """Give part of a split as tensors; images with boxes carry the name of their domain, where one is known."""

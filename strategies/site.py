@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..configs import TrainConfig
-from ..models import BufferPolicy, FlatModel, hold_statistics, shared_names
+from ..models import BufferPolicy, FlatModel, shared_names
 from .exact import Arrays
 from .optim import backward, lr_factor, make_optimizer, set_lr
 from .order import Order
 from .samples import Batch, Metrics, Samples
 from .seeds import derive, generator
+from .statistics import norms_of
 
 Loss = Callable[[Batch], Tensor]
 View = Literal["none", "weak", "strong"]
@@ -188,7 +189,8 @@ class Site:
         optimizer = make_optimizer(self.train_config, leaves, self.lr, plain=self.flat.plain)
         self.model.train()
         if freeze_statistics:
-            hold_statistics(self.model)
+            for norm in norms_of(self.model):
+                norm.eval()
         total, seen, done = torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         schedule, last = self.train_config.schedule, self.steps(len(samples), epochs, steps, batch_size)
         for batch in self.batches(samples, epochs=epochs, steps=steps, view=view, batch_size=batch_size):

@@ -79,7 +79,13 @@ def check_needs(strategy: str, half: type[ClientHalf[Any]], dataset: str, boxed:
         raise UnsuitableError(f"strategy {strategy} needs samples with one class each; {dataset} has images with boxes")
 
 
-def warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Federation) -> None:
+def warn_of_labels(strategy: str, half: type[ClientHalf[Any]], federation: Federation) -> None:
+    """Warn where the labels that participants hold, or lack, make a run of something else than it seems."""
+    _warn_all_labelled(strategy, half, federation)
+    _warn_unannotated(strategy, federation)
+
+
+def _warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Federation) -> None:
     """Warn where a strategy that learns from unlabelled samples finds none: it would pass for a plain one."""
     if half.wants_unlabelled and federation.all_labelled():
         warn_once(
@@ -89,14 +95,13 @@ def warn_all_labelled(strategy: str, half: type[ClientHalf[Any]], federation: Fe
         )
 
 
-def warn_unannotated(strategy: str, federation: Federation) -> None:
+def _warn_unannotated(strategy: str, federation: Federation) -> None:
     """Warn where samples that the server or a client trains on with their labels have none; see `warn_bare`."""
     data = federation.dataset
     known = None if isinstance(data, DataSet) else data.train.annotated
     if known is None or known.all():
         return
-    clients = [federation.roles(federation.name(number)).labelled for number in range(len(federation))]
-    warn_bare(strategy, known[np.concatenate([federation.server, *clients])].tolist())
+    warn_bare(strategy, known[np.concatenate([federation.server, federation.pooled_labelled()])].tolist())
 
 
 def warn_bare(strategy: str, annotated: Sequence[bool]) -> None:

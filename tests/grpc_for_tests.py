@@ -13,11 +13,14 @@ import numpy as np
 
 from fedbox.client.attendant import Attendant
 from fedbox.client.join import SiteWork
+from fedbox.configs import Config
 from fedbox.configs.tls import Identity, read_identity
 from fedbox.server.enrolment import Enrolment
 from fedbox.server.fleet import Fleet
 from fedbox.server.grpc_grid import GrpcGrid
 from fedbox.server.lines import Terms
+from fedbox.server.outcome import Result
+from fedbox.server.serve import Host, serve
 from fedbox.strategies.base import Message, RecordDict, to_record
 
 TOY: dict[str, Any] = {
@@ -86,6 +89,18 @@ class Clients:
 def site_clients(port: int, folder: Path, names: list[str]) -> Clients:
     work = {name: SiteWork(name, None, None, folder / name) for name in names}
     return Clients(f"127.0.0.1:{port}", work)
+
+
+def serve_to(work: dict[str, Any], config: Config, out: Path, listed: Path | None = None) -> tuple[Result, Clients]:
+    """Serve a run to clients on another thread, until all are told that it is over."""
+    found: list[Clients] = []
+
+    def begin(port: int) -> None:
+        found.append(Clients(f"127.0.0.1:{port}", work))
+
+    result = serve(config, Host("127.0.0.1:0", clients=listed), out=out, listening=begin)
+    found[0].join()
+    return result, found[0]
 
 
 @contextmanager

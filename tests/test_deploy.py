@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chaos_for_tests import free_port
-from grpc_for_tests import Clients, grid_for
+from grpc_for_tests import grid_for, serve_to
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -25,7 +25,6 @@ from fedbox.client.state import StateStore
 from fedbox.client.workspace import forget, workspace_for
 from fedbox.configs import ConfigError
 from fedbox.data.arrays import DataError
-from fedbox.server.serve import Host, serve
 from fedbox.server.session import check
 from fedbox.strategies.base import identity, read_run_config
 
@@ -95,21 +94,14 @@ def test_a_server_deals_nothing_to_clients_that_bring_data(tmp_path: Path) -> No
     (tmp_path / "listed").write_text("site-b\n")
     data = {"dataset": "image_folder", "root": str(tmp_path / "server"), "labels": {"by_client": {"site-b": 0.5}}}
     config = check({"rounds": 1, "data": data, "model": "mlp"})  # 20 clients, as nobody said otherwise
-    found: list[Clients] = []
-
-    def begin(port: int) -> None:
-        work = SiteWork("site-b", tmp_path / "site-b", None, tmp_path / "state")
-        found.append(Clients(f"127.0.0.1:{port}", {"site-b": work}))
-
+    work = {"site-b": SiteWork("site-b", tmp_path / "site-b", None, tmp_path / "state")}
     with identity(1):
-        host = Host("127.0.0.1:0", clients=tmp_path / "listed")
-        result = serve(config, host, out=tmp_path / "run", listening=begin)
-    found[0].join()
+        result, _ = serve_to(work, config, tmp_path / "run", tmp_path / "listed")
     (line,) = result.rounds
     assert {name: row["examples"] for name, row in line["clients"].items()} == {"site-b": 6}
     (tmp_path / "listed").write_text("site-b\nclient-1\n")
     with pytest.raises(DataError, match="20 clients cannot share 2 samples"):
-        serve(config, host, out=tmp_path / "other")
+        serve_to(work, config, tmp_path / "other", tmp_path / "listed")
     forget()
 
 

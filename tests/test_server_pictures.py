@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from grpc_for_tests import Clients
+from grpc_for_tests import serve_to
 from PIL import Image
 from runs_for_tests import Tags, page
 
@@ -19,7 +19,6 @@ from fedbox.models import FlatModel
 from fedbox.server.callbacks import Callback
 from fedbox.server.examples import read_examples
 from fedbox.server.pictures import Shown, choose, save_examples
-from fedbox.server.serve import Host, serve
 from fedbox.server.session import check
 from fedbox.simulations.examples import kept_models
 from fedbox.strategies.federation import Federation
@@ -159,15 +158,8 @@ def test_a_run_leaves_pictures_and_a_report_with_them_also_when_stopped(tmp_path
 
 
 def test_a_served_run_shows_the_boxes_of_its_global_model(tmp_path: Path) -> None:
-    found: list[Clients] = []
     work = {f"client-{number}": SiteWork(f"client-{number}", None, None, tmp_path / str(number)) for number in range(3)}
-    result = serve(
-        check(SCENES),
-        Host("127.0.0.1:0"),
-        out=tmp_path / "served",
-        listening=lambda port: found.append(Clients(f"127.0.0.1:{port}", work)),
-    )
-    found[0].join()
+    result, _ = serve_to(work, check(SCENES), tmp_path / "served")
     fedbox.run(SCENES, out=tmp_path / "run", quiet=True, report=False)
     for served, simulated in zip(_examples(result.folder), _examples(tmp_path / "run"), strict=True):
         assert list(served["boxes"]) == ["truth", "model"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from grpc_for_tests import TOY, Clients, Echo, grid_for, wait_until
+from grpc_for_tests import TOY, Clients, Echo, grid_for, serve_to, wait_until
 
 import fedbox
 from fedbox.client.grpc_line import ask_status
@@ -63,14 +63,7 @@ class Hostile(SiteWork):
 
 def served(out: Path, work: dict[str, Any], **changes: Any) -> tuple[fedbox.Result, Clients]:
     """Serve a run to clients on another thread."""
-    found: list[Clients] = []
-
-    def begin(port: int) -> None:
-        found.append(Clients(f"127.0.0.1:{port}", work))
-
-    result = serve(check({**TOY, **changes}), Host("127.0.0.1:0"), out=out, listening=begin)
-    found[0].join()
-    return result, found[0]
+    return serve_to(work, check({**TOY, **changes}), out)
 
 
 def test_one_clients_replies_cost_the_run_nothing_but_that_client(tmp_path: Path) -> None:
