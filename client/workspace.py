@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..configs import Config
+from ..configs import Config, EngineConfig
 from ..models import FlatModel, buffer_names
 from ..models.process import settle
 from ..models.stacked import StackError
@@ -60,10 +60,11 @@ class Resident:
         self.flat.reset_buffers()
         return self.flat
 
-    def trainer(self, plain: Plain, cuda_graphs: bool) -> StackTrainer:
+    def trainer(self, plain: Plain, engine: EngineConfig) -> StackTrainer:
         """Give what trains several clients from the weights that the network holds, built when it is first wanted."""
         if self._trainer is None:
-            self._trainer = StackTrainer(self.flat, plain, Replays.on(self.flat.flat.device, cuda_graphs))
+            replays = Replays.on(self.flat.flat.device, engine.cuda_graphs)
+            self._trainer = StackTrainer(self.flat, plain, replays, exact=engine.stack == "auto")
         return self._trainer
 
     def spare(self) -> FlatModel:
@@ -119,7 +120,7 @@ class Workspace:
         flat = resident.fresh()
         sites = [self._bare(visit, flat, resident.spare) for visit in visits]
         self.half.prepare(sites[0])
-        trainer = resident.trainer(plain, self.federation.config.engine.cuda_graphs)
+        trainer = resident.trainer(plain, self.federation.config.engine)
         return trainer.train(sites, [self._labelled(site) for site in sites])
 
     def _labelled(self, site: Site) -> Samples:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
+from . import stacked_conv
 from .classifiers import Classifier, ResidualBlock
 from .flat import FlatModel
 
@@ -31,10 +31,12 @@ class StackError(ValueError):
 class Bank:
     """Weights and gradients of `models` copies of a model, [models, n], and which of them take part now.
 
-    n and the places of the parameters are those of the FlatModel.
+    n and the places of the parameters are those of the FlatModel. `exact`: each model is to have the bits that it has
+    alone, where that is a matter of calling convolutions one by one.
     """
 
-    def __init__(self, like: FlatModel, models: int) -> None:
+    def __init__(self, like: FlatModel, models: int, exact: bool) -> None:
+        self.exact = exact
         self.flat = like.flat.new_zeros((models, like.flat.numel()))
         self.grad = torch.zeros_like(self.flat)
         self.models = slice(0, models)
@@ -107,36 +109,23 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, _anchor: Tensor, bank: Bank, name: str, layer: nn.Conv2d) -> Tensor:
         many = bank.weight(f"{name}weight")
-        ctx.bank, ctx.name, ctx.layer, ctx.groups = bank, name, layer, len(many)
-        weight = many.flatten(0, 1)
-        if layer.weight.is_contiguous(memory_format=torch.channels_last):
-            weight = weight.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(x, weight)
+        weight = stacked_conv.laid_out(many.flatten(0, 1), stacked_conv.is_last(layer.weight))
         bias = None if layer.bias is None else bank.weight(f"{name}bias").flatten()
-        return functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, len(many))
+        shape = stacked_conv.shape_of(x, weight, layer, len(many))
+        alike = stacked_conv.alike(shape, x.dtype) if bank.exact else stacked_conv.Alike()
+        ctx.bank, ctx.name, ctx.shape, ctx.alike = bank, name, shape, alike
+        ctx.save_for_backward(x, weight)
+        return stacked_conv.forward(x, weight, bias, shape, alike)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        layer, bank, biased = ctx.layer, ctx.bank, ctx.layer.bias is not None
-        mask = [ctx.needs_input_grad[0], True, biased]
-        into, by_weight, by_bias = torch.ops.aten.convolution_backward(
-            grads[0],
-            x,
-            weight,
-            [len(weight)] if biased else None,
-            layer.stride,
-            layer.padding,
-            layer.dilation,
-            False,
-            [0, 0],
-            ctx.groups,
-            mask,
-        )
-        bank.keep(f"{ctx.name}weight", by_weight.unflatten(0, (ctx.groups, -1)))
-        if biased:
+        shape, bank, wanted = ctx.shape, ctx.bank, (ctx.needs_input_grad[0], True, ctx.shape.biased)
+        into, by_weight, by_bias = stacked_conv.backward(grads[0], x, weight, shape, ctx.alike, wanted)
+        bank.keep(f"{ctx.name}weight", by_weight)
+        if shape.biased:
             bank.keep(f"{ctx.name}bias", by_bias)
-        return into, None, None, None, None
+        return into if wanted[0] else None, None, None, None, None
 
 
 class _GroupNorm(torch.autograd.Function):
@@ -169,15 +158,14 @@ class _GroupNorm(torch.autograd.Function):
 class Stack:
     """`models` copies of the model of a FlatModel. Raises StackError for a model with layers that cannot be stacked."""
 
-    def __init__(self, like: FlatModel, models: int) -> None:
+    def __init__(self, like: FlatModel, models: int, exact: bool = False) -> None:
         refuse(like.module)
         self.size = models
-        self.bank = Bank(like, models)
+        self.bank = Bank(like, models, exact)
         # Layers whose input is data have a backward pass only with something that wants a gradient.
         self._anchor = torch.zeros((), dtype=like.flat.dtype, requires_grad=True)
         self._channels_last = any(
-            isinstance(layer, nn.Conv2d) and layer.weight.is_contiguous(memory_format=torch.channels_last)
-            for layer in like.module.modules()
+            isinstance(layer, nn.Conv2d) and stacked_conv.is_last(layer.weight) for layer in like.module.modules()
         )
         self._run = self._stacked(like.module, "")
         self._images = any(isinstance(layer, nn.Conv2d) for layer in like.module.modules())
@@ -186,8 +174,7 @@ class Stack:
         """Give the logits [m, b, classes] of images x [m, b, c, h, w] under the m models of a slice."""
         self.bank.models = models
         if self._images:
-            x = x.transpose(0, 1).flatten(1, 2)
-            x = x.contiguous(memory_format=torch.channels_last if self._channels_last else torch.contiguous_format)
+            x = stacked_conv.laid_out(x.transpose(0, 1).flatten(1, 2), self._channels_last)
         else:
             x = x.flatten(2)
         return self._run(x)

@@ -60,10 +60,14 @@ class _Course:
 
 
 class StackTrainer:
-    """Trains groups of clients that have the same network; the stack is kept and grows to the largest group."""
+    """Trains groups of clients that have the same network; the stack is kept and grows to the largest group.
 
-    def __init__(self, like: FlatModel, plain: Plain, replays: Replays) -> None:
+    `exact` asks for the bits of clients one by one, at the cost of some speed; it means nothing on a GPU.
+    """
+
+    def __init__(self, like: FlatModel, plain: Plain, replays: Replays, exact: bool) -> None:
         self.like, self.plain, self._replays = like, plain, replays
+        self._exact = exact and like.flat.device.type == "cpu"
         self._stack: Stack | None = None
         self._room = _Room()
         self._losses: list[tuple[list[_Course], Tensor]] = []  # the clients of a step and their losses [m, b]
@@ -74,7 +78,7 @@ class StackTrainer:
         The arrays of the updates are views that the next call overwrites. Sites share one configuration.
         """
         if self._stack is None or self._stack.size < len(sites):
-            self._stack = Stack(self.like, len(sites))
+            self._stack = Stack(self.like, len(sites), self._exact)
             self._replays.forget()  # recordings are of the stack they were made of
         courses = [_course(place, site, held) for place, (site, held) in enumerate(zip(sites, samples, strict=True))]
         courses.sort(key=lambda course: (-len(course.sizes), course.sizes))

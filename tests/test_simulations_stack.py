@@ -31,7 +31,7 @@ from fedbox.strategies.stack import StackTrainer
 RAGGED = [6, 4, 0, 5, 6]
 
 
-def _both(model: str, dtype: torch.dtype, train: dict[str, Any]) -> tuple[list[Update], list[Update]]:
+def _both(model: str, dtype: torch.dtype, train: dict[str, Any], exact: bool) -> tuple[list[Update], list[Update]]:
     """Train ragged clients one by one and in one pass."""
     config = load_config({"train": {"batch_size": 4, "lr": 0.05, **train}}).train
     flat = FlatModel(build_model(model, shape=(1, 8, 8), classes=10, seed=0).to(dtype))
@@ -44,7 +44,8 @@ def _both(model: str, dtype: torch.dtype, train: dict[str, Any]) -> tuple[list[U
     sites = [small_site(flat, number, count, config, seed=number) for number, count in enumerate(RAGGED)]
     plain = half.plain()
     assert plain is not None
-    return looped, StackTrainer(flat, plain, Replays(None)).train(sites, [site.labelled for site in sites])
+    trainer = StackTrainer(flat, plain, Replays(None), exact)
+    return looped, trainer.train(sites, [site.labelled for site in sites])
 
 
 FULL = {"epochs": 2, "momentum": 0.9, "weight_decay": 0.01, "schedule": "cosine"}
@@ -57,11 +58,20 @@ CASES = [(model, dtype, FULL) for model in ROUNDED for dtype in (torch.float64, 
 @pytest.mark.parametrize(("model", "dtype", "train"), [*CASES, ("mlp", torch.float32, {"steps": 5, "view": "weak"})])
 def test_stacked_clients_end_where_they_end_alone(model: str, dtype: torch.dtype, train: dict[str, Any]) -> None:
     tolerance = 1e-12 if dtype == torch.float64 else ROUNDED[model]
-    for alone, stacked in zip(*_both(model, dtype, train), strict=True):
+    for alone, stacked in zip(*_both(model, dtype, train, exact=False), strict=True):
         assert alone.examples == stacked.examples
         assert alone.metrics == pytest.approx(stacked.metrics, rel=1e-4 if tolerance > 1e-12 else 1e-12)
         for name, value in alone.weights.items():
             np.testing.assert_allclose(stacked.weights[name], value, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "resnet"])
+def test_an_exact_stack_keeps_every_bit(model: str) -> None:
+    for alone, stacked in zip(*_both(model, torch.float32, FULL, exact=True), strict=True):
+        assert alone.examples == stacked.examples
+        assert alone.metrics == stacked.metrics
+        for name, value in alone.weights.items():
+            np.testing.assert_array_equal(stacked.weights[name], value)
 
 
 def test_a_choice_that_cannot_be_read_or_kept_is_made_once_more(
@@ -126,10 +136,13 @@ def _hash(result: Any) -> str:
     return str(result.summary["model_sha256"])
 
 
-def test_the_engine_changes_no_bit_and_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: Pool) -> None:
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_the_engine_changes_no_bit_and_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: Pool, model: str
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(calibrate, "_GAIN", 1e9)  # the stack is taken wherever its bits are the same
-    changes: dict[str, Any] = {"strategy": "fedprox", "train__weight_decay": 0.01, "rounds": 3}
+    changes: dict[str, Any] = {"model": model, "strategy": "fedprox", "train__weight_decay": 0.01, "rounds": 3}
     plain = run(tmp_path / "plain", engine__stack="off", clients__timeout=600.0, **changes)
     said = Said()
     runs = {
