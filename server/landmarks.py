@@ -135,7 +135,8 @@ def landmark_charts(key: str, told: Landmarks, classes: Sequence[str]) -> Landma
     placed = [{name: plane.place(value) for name, value in points.items()} for points in told.points]
     chosen = sorted({round(i * (len(placed) - 1) / (MAX_PANELS - 1)) for i in range(MAX_PANELS)})
     spread = _limits(placed)
-    panels = [_panel(f"{key}-p{i}", told, placed, at, names, spread) for i, at in enumerate(chosen)]
+    ways = zip([chosen[0], *chosen], chosen, strict=False)
+    panels = [_panel(f"{key}-p{i}", told, placed, way, names, spread) for i, way in enumerate(ways)]
     kinds = sorted(placed[-1], key=lambda name: name != told.main)
     note = f"Dots: {kinds[0]}." + "".join(f" Crosses: {name}, joined to the dot of their class." for name in kinds[1:])
     note += f" The plane is fitted to the last round (PCA) and holds {100 * plane.share:.0f} % of its variance;"
@@ -158,22 +159,23 @@ def _panel(
     key: str,
     told: Landmarks,
     placed: Sequence[Mapping[str, Points]],
-    at: int,
+    way: tuple[int, int],
     names: Sequence[str],
     spread: tuple[float, float, float],
 ) -> Chart:
+    """Draw the points of one round, and their way to there from an earlier one: places in the order of the rounds."""
     import matplotlib
 
+    before, at = way
     main, title = told.main, f"round {told.rounds[at]}"
     dots = placed[at][main]
-    before = max(0, at - max(1, (len(placed) - 1) // (MAX_PANELS - 1)))
     with matplotlib.rc_context(SETTINGS):
         figure, axes = blank(SMALL_INCHES, SMALL_INCHES)
         for label, (x, y) in enumerate(dots):
             if not math.isfinite(x):
                 continue
-            way = np.array([rows[main][label] for rows in placed[before : at + 1]])
-            axes.plot(way[:, 0], way[:, 1], color=series_colour(label), linewidth=1.0, alpha=0.7)
+            line = np.array([rows[main][label] for rows in placed[before : at + 1]])
+            axes.plot(line[:, 0], line[:, 1], color=series_colour(label), linewidth=1.0, alpha=0.7)
             for other in sorted(set(placed[at]) - {main}):
                 fx, fy = placed[at][other][label]
                 axes.plot([x, fx], [y, fy], color=MUTED, linewidth=0.6, alpha=0.6)

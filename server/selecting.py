@@ -67,7 +67,8 @@ class Chooser:
             ask = replace(hooks.ask_evaluate(half, round_ - 1), phase=PROBE)
             self.probed = self._collector.collect("evaluate", round_, ask, names, lambda _name, _update: None)
             rows = self.probed.clients
-            nothing = {name: math.nan for name, row in rows.items() if row["examples"] == 0}
+            # One that answered without a loss holds nothing to measure, or what it measured is not finite.
+            nothing = {name: math.nan for name, row in rows.items() if "loss" not in row}
             self.asked = nothing | {name: row["loss"] for name, row in rows.items() if "loss" in row}
         return cohort(self.name, self.selector, round_, size, self.asked, self._places)
 

@@ -2,6 +2,9 @@
 
 Client: CE(head(f), y) + pull MSE(head(f), L_y), L_y [classes] the mean scores (logits) of class y over the clients that
 have it. Scores travel in the place of features, so not even the number of features need be equal.
+
+The paper pulls probabilities by a cross-entropy, to a mean that leaves out the client's own; this is the form that the
+papers on prototypes compare themselves with.
 """
 
 from typing import Any

@@ -192,10 +192,9 @@ class FedLabelServer(ServerHalf[FedLabelSettings]):
 
     def add(self, total: Any, client: str, update: Update) -> None:
         """Add an update by its samples; with `separate` each pass by its own weight, 1 and the accepted ones."""
-        first, second = total
         if self.settings.combine != "separate":
             if update.examples > 0:
-                first.add(update.weights, update.examples)
+                total[0].add(update.weights, update.examples)
             return
         check_extra(update, {_ACCEPTED: ((2,), "i")})
         labelled, accepted = (int(value) for value in update.extra[_ACCEPTED])
@@ -203,10 +202,13 @@ class FedLabelServer(ServerHalf[FedLabelSettings]):
         own = {name.removeprefix(_UNLABELLED): value for name, value in told.items()}
         if accepted:
             check_update(Update(own, accepted), self.expects())
+        first, second = ExactSum(), ExactSum()  # a pass that is out of range takes the other one with it
         if labelled:
             first.add(update.weights, 1)
         if accepted:
             second.add(own, accepted)
+        total[0].merge(first)
+        total[1].merge(second)
 
     def finish(self, total: Any, round_: int) -> None:
         """Make the new global weights."""

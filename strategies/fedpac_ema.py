@@ -15,6 +15,7 @@ of <p_c m_c of i - that of j, p_c m_c of i - that of k> (section 3.3). The globa
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,13 @@ class FedPACClient(SemiBoxClient[FedPACSettings]):
 
     def train(self, site: Site) -> Update:
         """Train in the two steps; give back weights, prototypes and statistics."""
+        with closing(_Features(site)) as features:  # also where it fails: the next client trains on the same network
+            return self._train(site, features)
+
+    def _train(self, site: Site, features: "_Features") -> Update:
         samples = box_samples(site.unlabelled, self.strategy)
         steps = site.steps(len(samples))
-        labelled = site.fit(lambda batch: self.loss(site, batch))
-        teacher = self.teacher(site, samples)
-        features = _Features(site)
+        labelled, teacher = self.supervise(site, samples, lambda batch: self.loss(site, batch))
         told = features.statistics(teacher)
         goal = torch.from_numpy(np.array(site.received[_PROTOTYPES])).to(site.device)
 
@@ -78,7 +81,6 @@ class FedPACClient(SemiBoxClient[FedPACSettings]):
         fit = site.fit(
             aligned, samples=samples, view="none", steps=steps - steps // 2, parts=body, after_step=teacher.follow
         )
-        features.close()
         self.close(site, teacher)
         metrics = {**labelled.metrics, **first.metrics, **fit.metrics, **teacher.quality.metrics()}
         return Update(site.weights(), labelled.examples + fit.examples, metrics, told)
@@ -181,11 +183,15 @@ class FedPACServer(SemiBoxServer[FedPACSettings]):
         return ExactSum(), {}
 
     def add(self, total: Any, client: str, update: Update) -> None:
-        """Add the weights; remember classifier and statistics."""
+        """Add the weights; remember classifier and statistics. Raises SumRangeError for figures out of range."""
         weights, told = total
         if update.examples > 0:
             classes, width = self.prototypes.shape
-            check_extra(update, {"sums": ((classes, width), "f"), "counts": ((classes,), "f"), "v": ((1,), "f")})
+            wanted = {"sums": ((classes, width), "f"), "counts": ((classes,), "f"), "v": ((1,), "f")}
+            check_extra(update, wanted)
+            # Numbers whose squares overflow would end the run, not only this client; V is one of squares.
+            given = {name: update.extra[name] for name in wanted}
+            ExactSum().add({**given, "v": np.sqrt(np.abs(given["v"]))}, 1)
             weights.add(update.weights, update.examples)
             heads = {name: value for name, value in update.weights.items() if name.startswith(_CLASSIFIER)}
             told[client] = (heads, dict(update.extra))

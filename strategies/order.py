@@ -46,8 +46,8 @@ def allowed(pacing: Pacing, t: int, total: int, count: int, a: float, b: float, 
             f"a pacing with a={a:g}, b={b:g}, least={least} over {total} steps allows none of {count} samples; "
             "all of these must be above 0"
         )
-    x, start = t / (a * total), b * count
-    size = start + (count * math.floor(x) if pacing == "step" else (count - start) * _SHAPES[pacing](x))
+    x, start = t / (a * total), b * count  # 55 / (0.55 * 100) is 0.9999999999999999
+    size = start + (count * math.floor(x + 1e-9) if pacing == "step" else (count - start) * _SHAPES[pacing](x))
     # A sum such as 20.000000000000004 or 19.999999999999996 is 20.
     return min(max(math.floor(size + 1e-9), least, 1), count)
 

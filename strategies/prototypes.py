@@ -186,12 +186,12 @@ class PrototypeServer(ServerHalf[S]):
         return {}
 
     def add(self, total: Any, client: str, update: Update) -> None:
-        """Add a client's class means. Raises RefusedUpdateError for what is none."""
+        """Add a client's class means. Raises RefusedUpdateError for what is none, SumRangeError for too large ones."""
         for label, mean in self.checked(client, update):
             total.setdefault(label, ExactSum()).add({"mean": mean}, 1)
 
     def checked(self, client: str, update: Update) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Give (class, mean [d]) of each class that the client has. Raises RefusedUpdateError."""
+        """Give (class, mean [d]) of each class that the client has. Raises RefusedUpdateError or SumRangeError."""
         means, labels = update.extra.get(PROTOTYPES), update.extra.get(CLASSES)
         if update.examples == 0 or means is None or labels is None:
             return
@@ -208,7 +208,8 @@ class PrototypeServer(ServerHalf[S]):
         told = labels.tolist()
         if len(set(told)) < len(told) or not set(told) <= set(range(count)):
             raise RefusedUpdateError(f"prototypes of the classes {told}; wanted: distinct ones of 0..{count - 1}")
-        yield from zip(labels.tolist(), means, strict=True)
+        ExactSum().add({PROTOTYPES: means}, 1)  # raises for all of its classes before the first of them counts
+        yield from zip(told, means, strict=True)
 
     def finish(self, total: Any, round_: int) -> None:
         """Make the new global prototypes; a class that nobody had keeps its own."""

@@ -39,7 +39,8 @@ class Selector(Generic[S]):
     def choose(self, round_: int, size: int, losses: Mapping[str, float]) -> Sequence[str]:
         """Give `size` different clients, in any order.
 
-        `losses` has those of `asks` that answered: NaN for a client that holds no labelled sample.
+        `losses` has those of `asks` that answered: NaN for a client that holds no labelled sample, or whose loss is not
+        finite.
         """
         raise NotImplementedError
 

@@ -79,7 +79,7 @@ class ByLoss(Selector[L]):
             loss = row.get(_REPORTED)
             if loss is not None and math.isfinite(loss):
                 self.known[name] = loss
-            elif row.get("examples") == 0:
+            elif "examples" in row:  # trained, and told none: never asked anew, it would be unheard for good
                 self.known.setdefault(name, math.nan)
 
     def sorted(

@@ -7,7 +7,7 @@ the global one as `personal_map50` and `teacher_map50`.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from .box_teacher import BoxTeacher, TeacherSettings, box_samples
 from .contract import Arrays, Ask, Batch, ClientHalf, Metrics, Samples, ServerHalf, Site, Update
 from .personal import STUDENT, TEACHER, evaluate_kept, keep, kept
 from .server_only import check_labels, server_steps
+from .site import Fit
 
 
 class SemiBoxSettings(TeacherSettings):
@@ -54,8 +55,7 @@ class SemiBoxClient(ClientHalf[S]):
         def supervised(batch: Batch) -> Tensor:
             return self.loss(site, batch) + self.penalty(site)
 
-        labelled = site.fit(supervised, parts=parts, adjust=adjust)
-        teacher = self.teacher(site, samples)
+        labelled, teacher = self.supervise(site, samples, supervised, parts=parts, adjust=adjust)
         fit = site.fit(
             lambda batch: teacher.loss(batch) + self.penalty(site),
             samples=samples,
@@ -67,6 +67,17 @@ class SemiBoxClient(ClientHalf[S]):
         self.close(site, teacher)
         metrics = {**labelled.metrics, **fit.metrics, **teacher.quality.metrics()}
         return Update(self.shared(site, parts), labelled.examples + fit.examples, metrics)
+
+    def supervise(
+        self, site: Site, samples: BoxSamples, loss: Callable[[Batch], Tensor], **fit: Any
+    ) -> tuple[Fit, BoxTeacher]:
+        """Train on the client's own labels, if any; give what was done, and the teacher of what follows.
+
+        A global labeller is the model that was sent, not what the client's own labels make of it.
+        """
+        sent = self.teacher(site, samples) if self.settings.labeller == "global" else None
+        done = site.fit(loss, **fit)
+        return done, sent or self.teacher(site, samples)
 
     def teacher(self, site: Site, samples: BoxSamples) -> BoxTeacher:
         """Give the teacher of this visit, by the settings: it begins as the model is now, or as it was kept."""

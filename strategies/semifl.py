@@ -9,6 +9,10 @@ are its fixed set; without any it counts for nothing. Each step then takes a bat
 with l from Beta(alpha, alpha). After the average the server trains on its labels (the alternation), and estimates the
 statistics of BatchNorm on them (static normalisation); what the clients' statistics were does not matter.
 
+The authors' average counts every client once (`average: clients`); by default a client counts by its fixed set, as in
+FedAvg by its samples. Their code also gives the server's step a momentum, and clips gradients at a norm of 1
+(`train.clip_norm`).
+
 For an experiment with labels at the clients, a simulation lends the server all of them (`labels: clients`). They rest
 there. That has to be asked for: nobody else in a comparison sees everybody's labels in one place.
 """
@@ -21,18 +25,33 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from .contract import Batch, ClientHalf, Metrics, Plugin, Samples, ServerHalf, Settings, Site, UnsuitableError, Update
+from .contract import (
+    Batch,
+    ClientHalf,
+    ExactSum,
+    Metrics,
+    Plugin,
+    Samples,
+    ServerHalf,
+    Settings,
+    Site,
+    UnsuitableError,
+    Update,
+)
 from .pseudo import LabelQuality, class_samples, scores_of
 from .statistics import estimate
 
 
 class SemiFLSettings(Settings):
-    """Settings of SemiFL; the defaults are the paper's."""
+    """Settings of SemiFL; the defaults are the paper's, but for `average`."""
 
     threshold: float = Field(0.95, ge=0, le=1, description="score from which the best class is a label")
     mix: float = Field(1.0, ge=0, description="weight of the mixed loss")
     alpha: float = Field(0.75, gt=0, description="mixup: both parameters of the Beta distribution")
     epochs: int | None = Field(None, ge=1, description="the server's passes over its labels a round; null: as `train`")
+    average: Literal["samples", "clients"] = Field(
+        "samples", description="clients: each of them counts once (the authors' code), not by its fixed set's samples"
+    )
     labels: Literal["server", "clients"] = Field(
         "server", description="whose labels the server has: its own, or those of all clients (simulation)"
     )
@@ -94,6 +113,11 @@ class SemiFLServer(ServerHalf[SemiFLSettings]):
             "semifl: the server holds no labelled samples; set data.server.share, data.server.count or "
             "data.server.value, or settings.semifl.labels=clients, which lends it those of all clients"
         )
+
+    def add(self, total: ExactSum, client: str, update: Update) -> None:
+        """Add an update by the samples of its fixed set, or once."""
+        if update.examples > 0:
+            total.add(update.weights, update.examples if self.settings.average == "samples" else 1)
 
     def refine(self, site: Site) -> Metrics:
         """Train on the labels and estimate the statistics on them."""

@@ -16,7 +16,7 @@ from runs_for_tests import SVG, Tags, add_traces, make_line, make_run, page
 from sklearn.decomposition import PCA  # type: ignore[import-untyped]
 
 from fedbox.server.heat import HIGH, LEVELS, Heat, heat_chart, level
-from fedbox.server.landmarks import distances, gap, plane_of
+from fedbox.server.landmarks import Landmarks, distances, gap, landmark_charts, plane_of
 from fedbox.server.stats import gini
 
 
@@ -48,6 +48,18 @@ def test_distances_by_hand() -> None:
     # Nearest others: 1 for the first and the third, sqrt(9 + 9) for the second; the fourth is not known.
     assert gap(points) == pytest.approx((1 + math.sqrt(18) + 1) / 3)
     assert math.isnan(gap(points[:1]))
+
+
+def test_the_lines_of_a_panel_begin_where_the_dots_of_the_panel_before_stood() -> None:
+    points = np.random.default_rng(0).normal(size=(30, 2, 5))
+    told = Landmarks(tuple(range(1, 31)), tuple({"prototypes": each} for each in points))
+    panels = landmark_charts("k", told, []).panels
+    rounds = [int(panel.title.removeprefix("round ")) for panel in panels]
+    assert rounds == [1, 7, 13, 18, 24, 30]
+    for before, at, panel in zip(rounds, rounds[1:], panels[1:], strict=False):
+        paths = ElementTree.fromstring(panel.svg).iter("{http://www.w3.org/2000/svg}path")
+        pieces = [path.get("d", "").count("L") for path in paths]
+        assert pieces.count(at - before) == 2, at  # a line for each class, a piece for each round
 
 
 def test_levels_grow_with_the_value_and_nothing_has_none() -> None:

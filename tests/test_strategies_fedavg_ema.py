@@ -12,6 +12,9 @@ from fedbox.models import norm_names
 from fedbox.strategies.contract import Update
 from fedbox.strategies.exact import Arrays
 from fedbox.strategies.fedavg_ema import FedAvgEMAClient, FedAvgEMAServer, FedAvgEMASettings
+from fedbox.strategies.fedpac_ema import FedPACClient, FedPACSettings
+from fedbox.strategies.personal import STUDENT, TEACHER, kept
+from fedbox.strategies.semi_boxes import SemiBoxClient
 
 
 def _settings(**values: Any) -> FedAvgEMASettings:
@@ -129,6 +132,26 @@ def test_every_labeller_of_fedpac_is_another_run_and_a_kept_one_resumes(tmp_path
     run_scenes(tmp_path / "parts", rounds=1, **kept)
     parts = run_scenes(tmp_path / "parts", resume=True, **kept)
     assert parts.summary["model_sha256"] == runs["persistent"].summary["model_sha256"]
+
+
+@pytest.mark.parametrize(
+    "client",
+    [
+        FedAvgEMAClient(FedAvgEMASettings(labeller="global")),
+        FedPACClient(FedPACSettings(labeller="global")),
+    ],
+)
+def test_a_global_labeller_is_what_was_sent_whatever_labels_the_client_has(client: SemiBoxClient[Any]) -> None:
+    site = site_of(**{"data.labels": {"share": 0.5}})
+    assert len(site.labelled)
+    assert len(site.unlabelled)
+    sent = site.weights()
+    site.received = {**sent, "prototypes": np.zeros((site.classes, 48), np.float32)}
+    client.prepare(site)
+    client.train(site)
+    teacher, student = kept(site, TEACHER), kept(site, STUDENT)
+    assert all(np.array_equal(teacher[name], value) for name, value in sent.items())
+    assert not all(np.array_equal(student[name], value) for name, value in sent.items())
 
 
 @pytest.mark.parametrize("settings", [{"mu": 0.1}, {"labeller": "global"}])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fedbox
 from fedbox.simulations.run import check
 from fedbox.strategies.contract import RefusedUpdateError, Update
+from fedbox.strategies.exact import SumRangeError
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedlabel import (
     Choice,
@@ -203,6 +204,17 @@ def test_passes_that_do_not_look_like_the_model_are_refused() -> None:
         with pytest.raises(RefusedUpdateError, match=told):
             server.add(total, "client-0", Update(weights, 9, {}, extra))
         assert [part.terms for part in total] == [0, 0]
+
+
+def test_a_pass_that_ran_away_takes_the_other_one_with_it() -> None:
+    """The client is refused: half of it must not count all the same."""
+    server = FedLabelServer(_settings(combine="separate"), _site())
+    weights = {name: np.zeros_like(value) for name, value in server.weights.items()}
+    far = {"unlabelled/" + name: np.full_like(value, 1e13) for name, value in weights.items()}
+    total = server.begin()
+    with pytest.raises(SumRangeError):
+        server.add(total, "client-0", Update(weights, 9, {}, far | {"accepted": np.array([5, 4])}))
+    assert [part.terms for part in total] == [0, 0]
 
 
 def test_communication_is_that_of_fedavg(tmp_path: Path) -> None:

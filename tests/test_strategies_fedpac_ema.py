@@ -8,7 +8,8 @@ import pytest
 from boxes_for_tests import site_of
 
 from fedbox.strategies.contract import RefusedUpdateError, Update
-from fedbox.strategies.fedpac_ema import FedPACServer, FedPACSettings, _statistics
+from fedbox.strategies.exact import SumRangeError
+from fedbox.strategies.fedpac_ema import FedPACClient, FedPACServer, FedPACSettings, _statistics
 
 
 def test_statistics_are_the_spread_of_scaled_one_hot_features() -> None:
@@ -103,3 +104,22 @@ def test_who_does_not_tell_its_statistics_is_refused() -> None:
         with pytest.raises(RefusedUpdateError, match=f"extra array '{name}'"):
             server.add(total, "client-0", replace(update, extra=extra if wrong is None else {**extra, name: wrong}))
         assert total[0].terms == 0
+
+
+def test_figures_that_are_out_of_range_are_their_clients_fault() -> None:
+    """Squares of 1e200 overflow: the forms of all clients were NaN then, and no classifier could be combined."""
+    server = FedPACServer(FedPACSettings(), site_of("server"))
+    means, total = np.ones(len(server.prototypes)), server.begin()
+    server.add(total, "client-0", _update(server, means, 1e20, 1.0))
+    for wrong in (_update(server, 1e200 * means, 1.0, 1.0), _update(server, means, 1e200, 1.0)):
+        with pytest.raises(SumRangeError):
+            server.add(total, "client-1", wrong)
+    server.finish(total, 1)
+    assert set(server.heads) == {"client-0"}
+
+
+def test_a_client_that_fails_leaves_nothing_on_the_network_that_others_train() -> None:
+    site = site_of()
+    with pytest.raises(KeyError, match="prototypes"):  # which the server did not send
+        FedPACClient(FedPACSettings()).train(site)
+    assert not site.model.get_submodule("head.classes")._forward_pre_hooks

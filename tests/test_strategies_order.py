@@ -47,6 +47,10 @@ def test_the_late_rise_of_exp_by_hand() -> None:
     assert allowed("exp", 36, 50, 100, 0.8, 0.2) == 49
 
 
+def test_a_step_comes_at_its_time_whatever_the_rounding() -> None:
+    assert [allowed("step", t, 100, 100, 0.55, 0.2) for t in (54, 55)] == [20, 100]
+
+
 @given(
     st.sampled_from(PACINGS),
     st.integers(1, 300),

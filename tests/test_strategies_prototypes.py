@@ -11,6 +11,7 @@ import torch
 import fedbox
 from fedbox.simulations.run import check
 from fedbox.strategies.contract import RefusedUpdateError, Update
+from fedbox.strategies.exact import SumRangeError
 from fedbox.strategies.federation import Federation
 from fedbox.strategies.fedproto import apart
 from fedbox.strategies.fedsa import FedSAClient, FedSAServer, FedSASettings, draw_anchors, gap
@@ -186,6 +187,18 @@ def test_what_is_no_prototype_is_refused(update: Update, told: str) -> None:
     server: PrototypeServer[Any] = FedSAServer(FedSASettings(), _site())
     with pytest.raises(RefusedUpdateError, match=told):
         server.add(server.begin(), "client-0", update)
+
+
+@pytest.mark.parametrize(("half", "settings"), [(FedSAServer, FedSASettings()), (FedTGPServer, FedTGPSettings())])
+def test_a_client_that_ran_away_counts_in_no_class_and_ends_no_run(half: Any, settings: Any) -> None:
+    """Finite, but beyond what can be summed: as the features of a model are before they are NaN."""
+    server = half(settings, _site())
+    total = server.begin()
+    with pytest.raises(SumRangeError):
+        server.add(total, "client-0", _update({0: 1.0, 4: 1e13}))
+    server.add(total, "client-1", _update({7: 2.0}))
+    server.finish(total, 1)
+    assert server.known.nonzero()[0].tolist() == [7]
 
 
 def test_fedproto_pulls_to_known_classes_only() -> None:

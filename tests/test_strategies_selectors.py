@@ -150,6 +150,31 @@ def test_clients_without_samples_do_not_lead_the_cohorts(losses: str, tmp_path: 
     assert not any(cohort & empty for cohort in cohorts[first:9])  # the pool grows to 14 of the 24
 
 
+@pytest.mark.parametrize("selector", ["curriculum", "power-of-choice"])
+def test_a_client_whose_asked_loss_is_not_finite_comes_last(selector: str, tmp_path: Path) -> None:
+    """Its model ran away: what it was before, the easiest or the one with the largest loss, counts no more."""
+    clients = {"selector": selector, "selector_settings": {}, "per_round": 2}
+    done = run(tmp_path / "run", strategy="local", rounds=2, train__lr=1e30, clients=clients)
+    first, second = ({name for name, row in record["clients"].items() if "examples" in row} for record in done.rounds)
+    asked = done.rounds[1]["asked"]
+    assert {name for name, loss in asked.items() if loss is None} == first
+    assert len(asked) == 5
+    assert not first & second
+
+
+@pytest.mark.parametrize("order", ["curr", "anti"])
+def test_clients_that_trained_and_told_no_loss_are_not_unheard_for_good(order: str) -> None:
+    """A loss that is not finite is not in the record; a client of FedLabel without labels reports none at all."""
+    settings = {"losses": "reported", "order": order, "b": 0.01}
+    selector = make_selector("curriculum", settings, _names(6), 0, 10)
+    rows: dict[str, dict[str, float | None]] = {
+        f"client-{n}": {"train_loss": float(n), "examples": 5} for n in range(4)
+    }
+    selector.see(1, {}, rows | {"client-4": {"examples": 5}, "client-5": {"test_examples": 3}})
+    easiest = ["client-0", "client-1", "client-2"] if order == "curr" else ["client-3", "client-2", "client-1"]
+    assert set(selector.choose(1, 4, {})) == {"client-5", *easiest}  # only client-5 was never heard
+
+
 class Wrong(Selector[Settings]):
     """Gives what the round's number says."""
 

@@ -123,6 +123,19 @@ def test_semifl_needs_a_label_somewhere() -> None:
         SemiFLServer(SemiFLSettings(labels="clients"), bare)
 
 
+@pytest.mark.parametrize(("average", "wanted"), [("samples", (1 * 3 + 5 * 1) / 4), ("clients", (1 + 5) / 2)])
+def test_semifl_averages_by_fixed_sets_or_counts_every_client_once(average: Any, wanted: float) -> None:
+    site = _site()
+    site.holdings.pooled_labelled = site.holdings.labelled
+    server = SemiFLServer(SemiFLSettings(labels="clients", average=average), site)
+    total = server.begin()
+    for name, value, examples in (("client-0", 1.0, 3), ("client-1", 5.0, 1), ("client-2", 9.0, 0)):
+        weights = {key: np.full_like(array, value) for key, array in server.weights.items()}
+        server.add(total, name, Update(weights, examples))
+    server.finish(total, 1)
+    assert all((value == np.float32(wanted)).all() for value in server.weights.values())
+
+
 def test_semifl_sees_the_clients_labels_only_when_told_to() -> None:
     with pytest.raises(UnsuitableError, match="the server holds no labelled samples"):
         plan(check("quickstart", ["strategy=semifl"]))
