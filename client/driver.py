@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from ..strategies.base import OUT_OF_MEMORY, RAISED, Context, Error, Message, RecordDict
+from ..strategies.base import DISK, OUT_OF_MEMORY, RAISED, Context, Error, Message, RecordDict
 from ..strategies.grids import FIRST_NODE, RUN_ID, sayable
 from ..strategies.registry import PluginError
+from .state import DiskError
 
 App = Callable[[Message, Context], Message]
 _LIBRARIES = {"fedbox", "flwr", "kornia", "numpy", "torch", "torchvision", "transformers", *sys.stdlib_module_names}
@@ -35,7 +36,7 @@ def drive(app: App, message: Message, context: Context) -> Message:
     try:
         return app(message, context)
     except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
-        code = OUT_OF_MEMORY if lacks_memory(error) else RAISED
+        code = OUT_OF_MEMORY if lacks_memory(error) else DISK if isinstance(error, DiskError) else RAISED
         return Message(Error(code, reason_of(error)), reply_to=message)
 
 

@@ -4,8 +4,10 @@ import time
 from collections.abc import Sequence
 
 from ..models.stacked import StackError
+from ..strategies.exact import SumFullError
 from ..strategies.partial import Partial
 from .driver import lacks_memory, reason_of
+from .state import DiskError
 from .workspace import Visit, Workspace
 
 
@@ -25,7 +27,7 @@ def run_group(workspace: Workspace, visits: Sequence[Visit], expects: Sequence[s
         try:
             partial.add(visit.client, workspace.train(visit), began, time.monotonic() - start)
         except (Exception, SystemExit) as error:  # a client that calls sys.exit must not take the run with it
-            if lacks_memory(error):  # the group is tried again as a whole
+            if lacks_memory(error) or isinstance(error, (DiskError, SumFullError)):  # not to be laid to this client
                 raise
             partial.fail(visit.client, "raised", reason_of(error), began, time.monotonic() - start)
     return partial

@@ -23,6 +23,12 @@ _SUFFIX = ".safetensors"
 class StateError(RuntimeError):
     """A client's state cannot be saved or read."""
 
+    exit_code = 5
+
+
+class DiskError(StateError):
+    """That is the fault of the disk, not of the client: it says nothing of what the client would have done."""
+
 
 def behind(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Give the arrays whose names begin with a prefix, by what follows it."""
@@ -32,8 +38,9 @@ def behind(prefix: str, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray
 class StateStore:
     """Versions of the clients' states in a folder; with no folder nothing can be kept.
 
-    `every` is the number of rounds between two checkpoints of the run. `durable` versions outlive a loss of power, at
-    the cost of waiting for the disk in each round.
+    `every` is the number of rounds between two checkpoints of the run. `durable`, for a client on a machine of its own:
+    versions outlive a loss of power, at the cost of waiting for the disk in each round, and the folder is made where it
+    is missing.
     """
 
     def __init__(self, folder: Path | None, every: int = 1) -> None:
@@ -57,7 +64,7 @@ class StateStore:
         except (OSError, SafetensorError) as error:
             # An older version in its place would train on, and nobody would know that the run is another one.
             instead = f"what it kept after round {older[-1]}" if older else "nothing, as a new client does"
-            raise StateError(
+            raise DiskError(
                 f"the saved state of {client}, {path}, cannot be read: {error}; restore the file, or remove it: "
                 f"{client} then goes on with {instead}, and the run is no longer what it would have been"
             ) from error
@@ -71,12 +78,14 @@ class StateStore:
                 raise StateError(f"{client} wants to keep {name} of type {value.dtype}; wanted: numbers or booleans")
         path = self._path(client, round_)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            # The folder of a run that was moved away meanwhile is not made anew: the clients would begin anew as well.
+            self.folder.mkdir(parents=self.durable, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)
             write_atomic(path, save(dict(arrays)), sync=self.durable)
             if self.durable:
                 sync_folder(path.parent)  # before older versions go, and before the server hears of the round
         except OSError as error:
-            raise StateError(f"the state of {client} cannot be saved in {path.parent}: {error.strerror}") from error
+            raise DiskError(f"the state of {client} cannot be saved in {path.parent}: {error.strerror}") from error
         self._tidy(client, round_)
 
     def _tidy(self, client: str, round_: int) -> None:

@@ -251,7 +251,9 @@ def workspace_for(config_json: str, folder: str) -> Workspace:
     if key not in _workspaces:
         settle()  # a process of its own, on a node
         federation = Federation.prepare(Config.model_validate_json(config_json))
-        use(Workspace(federation, Path(folder) if folder else None), config_json, folder)
+        workspace = Workspace(federation, Path(folder) if folder else None)
+        workspace.store.durable = True
+        use(workspace, config_json, folder)
     return _workspaces[key]
 
 

@@ -87,7 +87,8 @@ def draft_checkpoint(folder: Path, frozen: Frozen, config: Config) -> Path:
     """Write a checkpoint below `folder` under a name that `load_checkpoint` does not see; give its path."""
     draft = folder / f".round-{frozen.round:06d}.tmp"
     shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
+    folder.mkdir(exist_ok=True)  # not what it lies in: a run that was moved away meanwhile is not begun anew
+    draft.mkdir()
     try:
         for name, data in frozen.files.items():
             write_atomic(draft / f"{name}.safetensors", data)
@@ -137,7 +138,7 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
             f"the checkpoint file {file} is damaged ({error}); remove {folder} to start the run anew"
         ) from error
     now = config.model_dump(mode="json")
-    differing = differences(before, now) + _stacks(before, now)
+    differing = differences(before, now) + _rounding(before, now)
     if differing:
         lines = "\n".join(f"  {line}" for line in differing)
         raise CheckpointError(
@@ -156,12 +157,14 @@ def _read_arrays(file: Path, checksum: str, order: list[str] | None) -> dict[str
     return {name: arrays[name] for name in (sorted(arrays) if order is None else order)}
 
 
-def _stacks(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Name a stack of another size: the engine may change, but stacks that a configuration asks for round otherwise."""
-    old, new = (config.get("engine", {}).get("stack") for config in (before, now))
-    if old == new or not (isinstance(old, int) or isinstance(new, int)):
-        return []
-    return [f"engine.stack: the checkpoint has {old!r}, this run has {new!r}"]
+def _rounding(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Name what rounds otherwise: the engine may change, but for the plain path and stacks of a given size."""
+    lines = []
+    for key in ("kind", "stack"):
+        old, new = (config.get("engine", {}).get(key) for config in (before, now))
+        if old != new and any(value == "plain" or isinstance(value, int) for value in (old, new)):
+            lines.append(f"engine.{key}: the checkpoint has {old!r}, this run has {new!r}")
+    return lines
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,12 +1,12 @@
 """Groups of a cohort whose updates are added up where they are made; see `strategies/partial.py`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..strategies.base import ERROR_KINDS, ArrayRecord, Grid, Message, content_size, task_content
 from ..strategies.contract import Ask, ServerHalf
-from ..strategies.exact import ExactSum, SumRangeError
+from ..strategies.exact import ExactSum
 from ..strategies.grids import Span
 from ..strategies.partial import GROUP, Group, Row, group_content, read_partial
 from . import hooks
@@ -65,10 +65,7 @@ class Grouping:
             kind = ERROR_KINDS.get(reply.error.code, "raised")
             return [Row(members[0], kind, reply.error.reason or "no reason given")]
         rows, total = read_partial(reply.content)
-        try:
-            self.merge(total)
-        except SumRangeError as error:
-            rows = [replace(row, kind="refused", reason=str(error)) if not row.kind else row for row in rows]
+        self.merge(total)
         self._rows[members[0]] = rows
         return rows
 

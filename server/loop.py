@@ -13,7 +13,7 @@ from ..configs import Config
 from ..models import buffer_names
 from ..strategies.base import Grid
 from ..strategies.contract import Ask, Plugin, ServerHalf, Update
-from ..strategies.exact import Arrays, ExactSum
+from ..strategies.exact import Arrays, ExactSum, SumFullError
 from ..strategies.federation import Federation
 from ..strategies.halves import warn_unheard
 from ..strategies.registry import settings_of
@@ -231,7 +231,10 @@ class Coordinator:
                 total.merge(part)
 
         with clock.timed("train"):
-            trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply, merge)
+            try:
+                trained = self.collector.collect("train", round_, ask, cohort, use, self.callback.on_reply, merge)
+            except SumFullError as error:  # to refuse whoever came last would be another model each time
+                raise RunFailedError(f"round {round_}: {error}; a changed key needs a new --out") from error
         self._require(round_, trained, len(cohort))
         warn_idle(self.config.strategy, [row["examples"] for row in trained.clients.values()])
         with clock.timed("aggregate"):

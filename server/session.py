@@ -107,7 +107,7 @@ def conduct(coordinator: Coordinator, first: int, end: Callable[[str], dict[str,
     try:
         coordinator.run(first)
     except BaseException as error:
-        with suppress(OSError):
+        with suppress(Exception):  # what broke the run off is told, not what this may meet for the same reason
             end("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
         raise
     return end(coordinator.status)

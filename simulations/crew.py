@@ -78,8 +78,8 @@ class Crew:
         if worker.ready:
             return
         try:
-            problem = worker.pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
+            problem = worker.hear()
+        except EOFError as error:
             self._lost += 1
             if self._lost < ATTEMPTS:
                 self._replace(worker)

@@ -47,7 +47,7 @@ class Child:
                 return False
             data = os.read(self._status, NUMBER.size)
             self._told += NUMBER.unpack(data) if data else ()
-            if not data or len(self._told) == 2:
+            if not data:
                 self._hear_no_more()
         return len(self._told) >= count
 
@@ -63,6 +63,15 @@ class Child:
             raise ProcessLookupError("the nursery ended before it forked this worker")
         return self._told[0]
 
+    @property
+    def news(self) -> list[int]:
+        """The descriptor, if there is one still, on which something can be read whenever there is news of it."""
+        return [self._status] if self._open else []
+
+    def ended(self) -> bool:
+        """Say whether its nursery has told that it has ended; for ever False where the nursery has died before."""
+        return self._read(2, wait=False)
+
     def wait(self) -> int:
         """Wait until it has ended; give its exit code, negative for a signal.
 
@@ -72,17 +81,17 @@ class Child:
 
     def end(self) -> None:
         """Kill it and wait. One that was not forked yet is left to its lifeline, which is closed before this."""
-        if not self._read(1, wait=False):
-            self._hear_no_more()
-            return
-        if self._read(2, wait=False):
-            return
+        if self._read(1, wait=False) and not self.ended():
+            self._kill()
+            self._read(2, wait=True)
+        self._hear_no_more()
+
+    def _kill(self) -> None:
         try:  # by its nursery, which alone knows that the number is still its own
             self._requests.sendall(NUMBER.pack(self._told[0]))
         except OSError:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._told[0], signal.SIGKILL)
-        self._read(2, wait=True)
 
 
 class Nursery:

@@ -2,14 +2,16 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
 from ..client.app import app as client_app
 from ..client.driver import App, context_for, drive
 from ..server.grouping import Cut
-from ..strategies.base import Message, run_config
+from ..server.loop import RunFailedError
+from ..strategies.base import DISK, Message, run_config
 from ..strategies.contract import ClientHalf
 from ..strategies.federation import Federation
 from ..strategies.grids import FIRST_NODE, Span, StreamGrid
@@ -75,12 +77,19 @@ class InProcessGrid(StreamGrid):
     def stream(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Give the replies as they come; after `timeout` seconds no more come.
 
-        Without a pool a client that runs cannot be cut short: the time is looked at between two clients.
+        Without a pool a client that runs cannot be cut short: the time is looked at between two clients. Raises
+        RunFailedError where what a client keeps cannot be saved or read.
         """
         if self.pool is not None:
             self.pool.await_ready()  # the start of workers is not the clients' time
         deadline = None if timeout is None else time.monotonic() + timeout
-        tasks = self._tasks(messages)
+        with closing(self._answers(self._tasks(messages), deadline)) as replies:
+            for reply in replies:
+                if reply.has_error() and reply.error.code == DISK:  # what follows without it would be another run
+                    raise RunFailedError(f"{reply.error.reason}; then go on with --resume")
+                yield reply
+
+    def _answers(self, tasks: Iterator[tuple[str, Message]], deadline: float | None) -> Generator[Message, None, None]:
         if self.pool is not None:
             yield from self.pool.stream(tasks, deadline)
             return

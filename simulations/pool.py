@@ -4,7 +4,6 @@ Out of memory (`driver.lacks_memory`, or a client's worker is killed): half of t
 once more beside the others.
 """
 
-import contextlib
 import signal
 import time
 from collections import deque
@@ -53,15 +52,17 @@ class Pool(Crew):
                 if not any(worker.jobs for worker in busy) and len(busy) < len(self._workers):
                     return  # someone is free, and there is nothing left to do
                 left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-                ready = wait([worker.pipe for worker in busy], left)
+                ready = wait([each for worker in busy for each in worker.news], left)
                 if not ready:
                     return
                 for worker in busy:
                     if worker not in self._workers:
                         continue  # gone meanwhile, for lack of memory
-                    if worker.pipe in ready and worker.ready:
+                    if not worker.has_news(ready):
+                        continue
+                    if worker.ready:
                         yield from self._take(worker, queue)
-                    elif worker.pipe in ready:
+                    else:
                         self._await_ready(worker)
         finally:
             for worker in list(self._workers):
@@ -106,9 +107,11 @@ class Pool(Crew):
             return False
         worker.jobs.append(job)
         job.sent = time.monotonic()
-        # If the worker is dead, reading from its pipe tells, and the job is taken up there.
-        with contextlib.suppress(BrokenPipeError):
+        try:
             worker.pipe.send_bytes(data)
+            job.unheard = False
+        except BrokenPipeError:  # reading from its pipe tells, and the job is taken up there
+            job.unheard = True
         return True
 
     def _publish(self, record: ArrayRecord) -> bool:
@@ -124,8 +127,8 @@ class Pool(Crew):
 
     def _take(self, worker: WorkerProcess, queue: deque[Job]) -> Iterator[Message]:
         try:
-            done: Done = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+            done: Done = worker.hear()
+        except EOFError:
             yield from self._bury(worker, queue)
             return
         job = worker.jobs.popleft()
@@ -141,12 +144,15 @@ class Pool(Crew):
             yield reply
 
     def _bury(self, worker: WorkerProcess, queue: deque[Job]) -> Iterator[Message]:
-        """Replace a dead worker; its running client is tried again once, the one that waited behind it goes back."""
+        """Replace a dead worker; its running client is tried again once, the one that waited behind it goes back.
+
+        A client that never reached it has not been tried: several workers may die while they are idle.
+        """
         running, *waiting = worker.jobs
         worker.jobs.clear()
         queue.extendleft(reversed(waiting))
         code = worker.process.wait()
-        again = self._try_again(worker, running, short=code == -signal.SIGKILL)
+        again = running.unheard or self._try_again(worker, running, short=code == -signal.SIGKILL)
         self._replace(worker)
         if again:
             queue.appendleft(running)

@@ -4,10 +4,12 @@ import contextlib
 import errno
 import os
 from collections import deque
+from collections.abc import Collection
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
+from typing import Any
 
 from ..strategies.base import Message
 from .forking import NURSERY, Child, module_path, working_folder
@@ -27,6 +29,8 @@ class Job:
     sent: float = 0.0
     large: bool = False
     """Its task goes to an idle worker only."""
+    unheard: bool = False
+    """The worker was dead already when it was sent."""
 
 
 @dataclass(eq=False)
@@ -44,6 +48,29 @@ class WorkerProcess:
     rss_mb: float = 0.0
     gpu: str | None = None
     """The GPU that it has, where there are several."""
+
+    @property
+    def news(self) -> list[Any]:
+        """What can be read from whenever it has said something or has ended.
+
+        The pipe alone would not tell: a process that a client started, and that outlives it, holds its end open.
+        """
+        return [self.pipe, *self.process.news]
+
+    def has_news(self, ready: Collection[Any]) -> bool:
+        """Say, of what `wait` gave, whether it has said something or has ended."""
+        return self.pipe in ready or self.process.ended()
+
+    def hear(self) -> Any:
+        """Give what it says next; waits for that. Raises EOFError where it has ended, be it in the middle of a word."""
+        while not self.pipe.poll():
+            if self.process.ended():
+                raise EOFError
+            wait(self.news)
+        try:
+            return self.pipe.recv()
+        except OSError as error:
+            raise EOFError from error
 
     def close(self) -> None:
         """End the process and free what it held. May be called anew where a signal broke it off."""

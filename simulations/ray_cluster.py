@@ -35,6 +35,26 @@ def connect(config: RayConfig, workers: int) -> None:
             signal.signal(signal.SIGTERM, handler)  # Ray takes it over; ours leaves a run that can be resumed
 
 
+def actors_of(config: RayConfig, gpus: float) -> int:
+    """Give the number of actors, each with so many GPUs. Raises ConfigError where the cluster has no room for them."""
+    have = ray.cluster_resources()
+    room = 0
+    for node in ray.nodes():  # an actor lies on one node: what is left over on two makes none
+        if node["Alive"]:
+            has = node["Resources"]
+            fits = int(has.get("CPU", 0) / config.cpus)
+            room += min(fits, int(has.get("GPU", 0) / gpus)) if gpus else fits
+    wanted = config.actors or room
+    if wanted > room or not wanted:
+        problem = (
+            f"the cluster has {have.get('CPU', 0):g} cores and {have.get('GPU', 0):g} GPUs, room for {room} actors "
+            f"of engine.ray.cpus={config.cpus:g} and engine.ray.gpus={gpus:g}, "
+            f"but {wanted or 'at least 1'} are wanted; lower one of the three"
+        )
+        raise ConfigError("given", [Fault("engine.ray.actors", problem)])
+    return wanted
+
+
 def _init(address: str | None, options: dict[str, Any]) -> None:
     """Join the cluster, or start one; on a busy machine Ray's first process may come too late, and is tried again."""
     for left in reversed(range(1 if address else _LOCAL_STARTS)):

@@ -15,14 +15,13 @@ from typing import Any
 
 import ray
 
-from ..configs import ConfigError, Fault
 from ..configs.schema import RayConfig
 from ..strategies.base import LOST, ArrayRecord, Error, Message
 from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .forking import module_path
 from .packing import Layout, layout_of, unpack, write_arrays
-from .ray_cluster import connect
+from .ray_cluster import actors_of, connect
 from .resident import MARK, Resident
 from .retries import Retries, lacked_memory
 from .schedule import Schedule
@@ -31,6 +30,7 @@ from .sharing import share
 from .workers import WorkerError
 
 _STARTS = 3  # attempts to replace an actor, one after the other, none of which gets ready
+_SETTLED = 2.0  # seconds after which a process has ended whose node did: it looks for that once a second
 _PLACED = 120.0  # seconds that a cluster has to start an actor, imports included
 
 
@@ -50,6 +50,8 @@ class _Actor:
     rss_mb: float = 0.0
     began: float = 0.0  # when the job was sent: the clocks of two nodes differ, so both ends are taken here
     starts: int = 1  # how often this place in the pool was filled since an actor was ready there
+    node: str = ""  # which one it is on, as `Resident.ready` names it
+    doubted: bool = False  # another one on its node died: it has to show that it lives, once it has no client
     retired: bool = False  # goes when it has no client
 
 
@@ -74,27 +76,8 @@ class RayPool:
         connect(config, workers)
         with ExitStack() as stack:
             stack.callback(ray.shutdown)
-            self.workers = self._count()
+            self.workers = actors_of(config, self._gpus)
             stack.pop_all()
-
-    def _count(self) -> int:
-        """Give the number of actors. Raises ConfigError where the cluster has no room for them."""
-        have = ray.cluster_resources()
-        room = 0
-        for node in ray.nodes():  # an actor lies on one node: what is left over on two makes none
-            if node["Alive"]:
-                has = node["Resources"]
-                fits = int(has.get("CPU", 0) / self.config.cpus)
-                room += min(fits, int(has.get("GPU", 0) / self._gpus)) if self._gpus else fits
-        wanted = self.config.actors or room
-        if wanted > room or not wanted:
-            problem = (
-                f"the cluster has {have.get('CPU', 0):g} cores and {have.get('GPU', 0):g} GPUs, room for {room} actors "
-                f"of engine.ray.cpus={self.config.cpus:g} and engine.ray.gpus={self._gpus:g}, "
-                f"but {wanted or 'at least 1'} are wanted; lower one of the three"
-            )
-            raise ConfigError("given", [Fault("engine.ray.actors", problem)])
-        return wanted
 
     def setup(self, federation: Federation, config_json: str, folder: str) -> None:
         """Give every actor the configuration and the data. Raises WorkerError, or what an actor's setup raised."""
@@ -116,14 +99,14 @@ class RayPool:
 
     def _await(self, actor: _Actor) -> None:
         try:
-            ray.get(actor.waits_for, timeout=_PLACED)
+            actor.node = ray.get(actor.waits_for, timeout=_PLACED)
         except ray.exceptions.GetTimeoutError as error:
             raise WorkerError(
                 f"the Ray cluster started no actor within {_PLACED:g} s; `ray status` tells what it waits for"
             ) from error
         except ray.exceptions.RayError as error:
             raise WorkerError(f"an actor ended before it was ready: {_cause(error)}") from error
-        actor.ready = True
+        actor.ready, actor.starts = True, 0
 
     def await_ready(self) -> None:
         """Wait until one actor can take clients; those that replace a lost node's may wait for room for ever."""
@@ -207,6 +190,7 @@ class RayPool:
         except ray.exceptions.RayError as error:
             again = self._try_again(actor, job, isinstance(error, ray.exceptions.OutOfMemoryError))
             self._replace(actor)
+            self._doubt(actor.node)
             reason = f"the actor died twice while it ran {job.client}: {_cause(error)}"
             reply = Message(Error(LOST, reason), reply_to=job.message)
         else:
@@ -217,10 +201,27 @@ class RayPool:
                 self.spans.append(Span(job.client, place, actor.began, time.monotonic()))
             if actor.retired:
                 self._dismiss(actor)
+            elif actor.doubted:
+                self._probe(actor)
         if again:
             queue.append(job)
         else:
             yield reply
+
+    def _doubt(self, node: str) -> None:
+        """Give no client to the actors of a node of which one died before they have shown that they live.
+
+        Where the node itself died they are dead as well, or will be in a moment; none is to tell that by losing a
+        client, least of all the one that the first has lost already.
+        """
+        for actor in [actor for actor in self._actors if actor.ready and actor.node == node]:
+            actor.doubted = True
+            if actor.job is None:
+                self._probe(actor)
+
+    def _probe(self, actor: _Actor) -> None:
+        actor.ready = actor.doubted = False
+        actor.waits_for = actor.handle.ready.remote(_SETTLED)
 
     def _try_again(self, actor: _Actor, job: _Job, short: bool) -> bool:
         """Say whether a client that failed with its actor is to be run once more; halve the actors if `short`."""
@@ -263,7 +264,7 @@ class RayPool:
         self._peak_mb += actor.rss_mb
         ray.kill(actor.handle)
         new = self._start()
-        new.starts = 1 if actor.ready else actor.starts + 1
+        new.starts = actor.starts + 1
         self._actors[self._actors.index(actor)] = new
 
     @property

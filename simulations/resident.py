@@ -1,7 +1,9 @@
 """The actor of the Ray engine: a resident workspace on some node, and the clients that are sent to it."""
 
+import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +42,10 @@ class Resident:
         self._run_config = run_config(config_json, folder)
         self._broadcasts = Broadcasts()
 
-    def ready(self) -> None:
-        """Answer once the workspace stands."""
+    def ready(self, after: float = 0.0) -> str:
+        """Answer once the workspace stands, after so many seconds: name the node, whose process has begun this one."""
+        time.sleep(after)
+        return f"{socket.gethostname()} {os.getppid()}"
 
     def run(
         self, client: str, metadata: Metadata, records: dict[str, Any], version: int, layout: Layout | None, data: Any

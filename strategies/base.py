@@ -71,8 +71,8 @@ __all__ = [
 
 SERVER_NODE = 1
 # Flower's own code for a client app that raised; the others are ours.
-RAISED, TIMED_OUT, LOST, OUT_OF_MEMORY = 2, 100, 101, 102
-ERROR_KINDS = {RAISED: "raised", TIMED_OUT: "timeout", LOST: "lost", OUT_OF_MEMORY: "raised"}
+RAISED, TIMED_OUT, LOST, OUT_OF_MEMORY, DISK = 2, 100, 101, 102, 103
+ERROR_KINDS = {RAISED: "raised", TIMED_OUT: "timeout", LOST: "lost", OUT_OF_MEMORY: "raised", DISK: "raised"}
 EXAMPLES = "num-examples"
 _MOST_EXAMPLES = 2**63
 _CONFIG_KEY = "fedbox"

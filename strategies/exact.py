@@ -33,7 +33,11 @@ _CHUNK = 2**15  # values split at a time: the scratch space (512 KB) stays in th
 
 
 class SumRangeError(ArithmeticError):
-    """A term or the sum is too large, or not finite, to be added exactly."""
+    """A term is too large, or not finite, to be added exactly."""
+
+
+class SumFullError(ArithmeticError):
+    """The sum would be too large to be exact. No term is to blame: which one comes last depends on the order alone."""
 
 
 class ExactSum:
@@ -53,6 +57,7 @@ class ExactSum:
     def add(self, arrays: Mapping[str, NDArray[np.generic]], weight: float) -> None:
         """Add `weight` times the arrays. Raises SumRangeError, and adds nothing, when the term is out of range.
 
+        Raises SumFullError, and adds nothing, when the sum would be.
         `weight` is finite and not negative: a number of examples, or a share.
         """
         if not (np.isfinite(weight) and weight >= 0):
@@ -86,15 +91,17 @@ class ExactSum:
 
     @staticmethod
     def _room(terms: int, bound: float) -> float:
-        """Give the bound of a sum of so many terms. Raises SumRangeError where it would not be exact."""
+        """Give the bound of a sum of so many terms. Raises SumFullError where it would not be exact."""
         if terms > _MAX_TERMS:
-            raise SumRangeError(f"a sum of {terms} terms is not exact; at most {_MAX_TERMS} can be summed")
+            raise SumFullError(
+                f"a sum of {terms} terms is not exact; at most {_MAX_TERMS} can be summed: take fewer clients.per_round"
+            )
         if bound >= _LIMIT:
-            raise SumRangeError(f"the sum of {terms} terms leaves the range that is exact; {DIVERGED}")
+            raise SumFullError(f"the sum of a round's updates leaves the range that is exact; {DIVERGED}")
         return bound
 
     def merge(self, other: "ExactSum") -> None:
-        """Add another sum to this one, as if its terms had been added here."""
+        """Add another sum to this one, as if its terms had been added here. Raises SumFullError as `add` does."""
         if not other._parts:
             return
         if not self._parts:

@@ -5,7 +5,6 @@ Named `plugins_for_tests:trouble` and so on, also in worker processes, which inh
 
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from once_for_tests import ONCE, kill
 from pydantic import Field
 
 import fedbox
@@ -39,11 +39,6 @@ def _first(update: Update, change: Callable[[Any], Any]) -> Update:
 
 def _raise(update: Update) -> Update:
     raise RuntimeError("the camera is broken")
-
-
-def _kill(update: Update) -> Update:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return update
 
 
 def _memory(update: Update) -> Update:
@@ -72,12 +67,13 @@ TROUBLES: dict[str, Callable[[Update], Any]] = {
     "name": lambda update: replace(update, weights={**update.weights, "backdoor": np.zeros(2, np.float32)}),
     "missing": _without_first,
     "empty": lambda update: replace(update, weights={}),
+    "vast": lambda update: _first(update, lambda value: np.full_like(value, 1.5e12 / update.examples)),
     "negative": lambda update: replace(update, examples=-3),
     "huge": lambda update: replace(update, examples=2**70),
     "large": lambda update: replace(update, examples=2**60),
     "metric": lambda update: replace(update, metrics={"train_loss": 1e200, "odd": float("nan")}),
     "count": lambda update: replace(update, metrics={**update.metrics, "examples": 1e9}),
-    "kill": _kill,
+    "kill": kill,
     "memory": _memory,
     "sleep": _sleep,
 }
@@ -92,18 +88,8 @@ class TroubleClient(ClientHalf[TroubleSettings]):
         due = site.name in wish.clients and (not wish.rounds or site.round in wish.rounds)
         if not due or (wish.file and not Path(wish.file).exists()):
             return update
-        if wish.kind == "kill-once":
-            Path(wish.file).unlink()
-            return _kill(update)
-        if wish.kind == "memory-once":
-            Path(wish.file).unlink()
-            torch.empty(2**50)  # torch itself raises: more than any machine has
-        if wish.kind == "kill-node":  # the file names the process of the node that is to go: the parent of its workers
-            if int(Path(wish.file).read_text()) == os.getppid():
-                Path(wish.file).unlink()
-                os.kill(os.getppid(), signal.SIGKILL)
-                return _kill(update)
-            return update
+        if wish.kind in ONCE:
+            return ONCE[wish.kind](update, Path(wish.file))
         spoilt: Update = TROUBLES[wish.kind](update)
         return spoilt
 

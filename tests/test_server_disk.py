@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,51 @@ def test_a_folder_that_is_removed_in_mid_run(tmp_path: Path) -> None:
 
     with pytest.raises(RunFailedError, match="run was removed while the run wrote to it"):
         run(tmp_path / "run", callbacks=[Remove()], track=[])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_that_is_moved_is_not_begun_anew_where_it_was(tmp_path: Path, workers: int) -> None:
+    """By clients who find nothing there, and take that for their first round."""
+    changes: dict[str, Any] = {"strategy": "local", "rounds": 5, "workers": workers, "track": []}
+
+    class Move(fedbox.Callback):
+        def on_round(self, record: Any) -> None:
+            if record["round"] == 2:
+                (tmp_path / "run").rename(tmp_path / "moved")
+
+    with pytest.raises(RunFailedError, match=r"run was removed while|state of client-\d cannot be saved"):
+        run(tmp_path / "run", callbacks=[Move()], **changes)
+    assert not (tmp_path / "run").exists()
+    end, whole = run(tmp_path / "moved", resume=True, **changes), run(tmp_path / "whole", **changes)
+    assert end.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert lines(end.folder) == lines(whole.folder)
+
+
+@pytest.mark.parametrize(("strategy", "workers"), [("local", 2), ("lg-fedavg", 1), ("plugins_for_tests:keeping", 2)])
+@pytest.mark.parametrize("fault", ["saved", "read"])
+def test_a_fault_of_the_disk_is_no_failure_of_a_client(tmp_path: Path, strategy: str, workers: int, fault: str) -> None:
+    """The run ends: without the client it would go on to another model, and nobody might look."""
+    changes: dict[str, Any] = {"strategy": strategy, "rounds": 4, "workers": workers, "track": []}
+    place, aside = tmp_path / "run" / "clients" / "client-2", tmp_path / "aside"
+
+    class Spoil(fedbox.Callback):
+        def on_round(self, record: Any) -> None:
+            if record["round"] == 2 and fault == "saved":
+                place.rename(aside)
+                place.touch()
+            elif record["round"] == 2:
+                shutil.copytree(place, aside)
+                for version in place.iterdir():
+                    version.write_bytes(b"short")
+
+    with pytest.raises(RunFailedError, match=rf"state of client-2.* cannot be {fault}.*; then go on with --resume"):
+        run(tmp_path / "run", callbacks=[Spoil()], **changes)
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    aside.rename(place)
+    end, whole = run(tmp_path / "run", resume=True, **changes), run(tmp_path / "whole", **changes)
+    assert end.summary["failures"] == 0
+    assert end.summary["model_sha256"] == whole.summary["model_sha256"]
+    assert lines(end.folder) == lines(whole.folder)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "local"])

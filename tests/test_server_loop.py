@@ -9,9 +9,10 @@ from threading import Event
 from typing import Any
 
 import pytest
-from plugins_for_tests import lines, run
+from plugins_for_tests import lines, run, run_trouble
 
 import fedbox
+from fedbox.server.loop import RunFailedError
 from fedbox.server.records import digest
 from fedbox.simulations.inprocess import InProcessGrid
 from fedbox.strategies.base import Message
@@ -39,6 +40,14 @@ def test_the_order_of_replies_changes_nothing(tmp_path: Path, monkeypatch: pytes
     assert any(order != sorted(order) for order in orders)
     assert result.summary["model_sha256"] == expected.summary["model_sha256"]
     assert lines(result.folder) == lines(expected.folder)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stack", ["off", 2])
+def test_a_sum_that_is_too_large_ends_the_run_whoever_comes_last(tmp_path: Path, workers: int, stack: Any) -> None:
+    """To refuse one of them would give another model each time."""
+    with pytest.raises(RunFailedError, match=r"^round 1: the sum of a round's updates leaves the range that is exact"):
+        run_trouble(tmp_path, "vast", "client-1", "client-3", workers=workers, engine__stack=stack)
 
 
 def test_a_resumed_server_finds_its_arrays_in_their_order(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedbox.configs import Config, ConfigError
 from fedbox.models import FlatModel, PlainModel, build_model
 from fedbox.server import grouping
+from fedbox.server.checkpoint import CheckpointError
 from fedbox.simulations.run import Parts, check, run_config
 from fedbox.testing.double import DoubleFederation
 
@@ -46,6 +47,14 @@ def test_the_fast_path_equals_the_plain_one_in_float64(tmp_path: Path, model: An
     assert {value.dtype for value in fast.values()} == {np.dtype(np.float64)}
     assert fast.keys() == plain.keys()
     assert max(float(np.abs(fast[name] - plain[name]).max()) for name in fast) <= 1e-12
+
+
+@pytest.mark.parametrize(("first", "then"), [("inprocess", "plain"), ("plain", "inprocess")])
+def test_a_run_does_not_change_to_a_path_that_rounds_otherwise(tmp_path: Path, first: str, then: str) -> None:
+    run(tmp_path / "run", rounds=1, engine__kind=first)
+    with pytest.raises(CheckpointError, match=f"engine.kind: the checkpoint has '{first}', this run has '{then}'"):
+        run(tmp_path / "run", rounds=2, engine__kind=then, resume=True)
+    assert run(tmp_path / "run", rounds=2, engine__kind=first, resume=True).summary["rounds"] == 2
 
 
 def _strides(values: Iterable[Tensor]) -> list[bool]:

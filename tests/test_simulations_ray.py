@@ -74,6 +74,21 @@ def test_updates_are_added_at_the_actors(tmp_path: Path, monkeypatch: pytest.Mon
     assert there.summary["model_sha256"] == here.summary["model_sha256"]
 
 
+def test_a_client_is_not_given_to_an_actor_that_died_with_its_first(tmp_path: Path) -> None:
+    """As all actors of a node do with it; those that are idle tell nobody."""
+    file = tmp_path / "armed"
+    file.touch()
+    wish, changes = {"file": str(file), "rounds": [2]}, {"clients__per_round": 1}
+    clients = [f"client-{number}" for number in range(5)]
+    there = run_trouble(
+        tmp_path / "ray", "kill-actors", *clients, wish=wish, engine__kind="ray", engine__workers=3, **changes
+    )
+    assert not file.exists()
+    assert there.summary["failures"] == 0
+    alone = run_trouble(tmp_path / "alone", "none", **changes)
+    assert there.summary["model_sha256"] == alone.summary["model_sha256"]
+
+
 @pytest.mark.soak
 def test_a_client_that_kills_two_actors_is_lost(tmp_path: Path, cluster: Any) -> None:
     there = run_trouble(
