@@ -104,7 +104,7 @@ def run(
     from .simulations.run import check, run_config
 
     checked = check(config, changes)
-    folder = Path(out) if out is not None else None
+    folder = Path(out).expanduser() if out is not None else None
     return run_config(checked, out=folder, resume=resume, progress=not quiet, report=report, callbacks=callbacks)
 
 
@@ -122,7 +122,7 @@ def load(folder: str | Path, *, client: str | None = None, device: str | None = 
     """
     from .simulations.finished import load as read
 
-    return read(folder, client=client, device=device)
+    return read(Path(folder).expanduser(), client=client, device=device)
 
 
 def __getattr__(name: str) -> Any:

@@ -16,13 +16,14 @@ from . import __version__
 from .client import commands as client_commands
 from .server import commands as server_commands
 from .server import folder_commands
-from .server.misplaced import SettingsCommand
+from .server.misplaced import Commands, SettingsCommand
 from .simulations import use_commands
 from .simulations.compare_command import compare
 from .simulations.forking import working_folder
 from .testing import commands as testing_commands
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -182,7 +183,7 @@ def data(
     config: ConfigArgument = None,
     overrides: Overrides = None,
     plot: Annotated[Path | None, typer.Option(help="Write the picture of the partition to this PNG file.")] = None,
-    most: Annotated[int, typer.Option(help="Show at most so many clients.")] = 50,
+    most: Annotated[int, typer.Option(min=0, help="Show at most so many clients.")] = 50,
 ) -> None:
     """Show who holds what: samples of every client by class, labelled, unlabelled and test.
 
@@ -212,24 +213,9 @@ def data(
         typer.echo(f"picture: {plot}")
 
 
-@app.command(cls=SettingsCommand)
-def report(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of runs.")],
-    out: Annotated[
-        Path | None, typer.Option(help="HTML file to write (default: DIR/report.html; report.html for several).")
-    ] = None,
-) -> None:
-    """Write one self-contained HTML page about one run or several: figures, curves, spread over clients, bytes.
-
-    DIR is the folder of a run; runs that differ in their seed alone are drawn as one, with a band.
-    """
-    from .server.report import write_report
-
-    out = out or (folders[0] / "report.html" if len(folders) == 1 else Path("report.html"))
-    typer.echo(f"report: {write_report(folders, out)}")
-
-
 for command in (
+    folder_commands.report,
+    folder_commands.list_runs,
     server_commands.serve,
     client_commands.join,
     client_commands.status,
@@ -244,7 +230,7 @@ for command in (
     testing_commands.new,
     testing_commands.plugins,
 ):
-    app.command(cls=SettingsCommand)(command)
+    app.command("list" if command is folder_commands.list_runs else None, cls=SettingsCommand)(command)
 
 
 def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:

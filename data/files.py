@@ -20,6 +20,8 @@ def folder(dataset: str, root: str | Path | None, holds: str) -> Path:
     path = Path(root).expanduser()
     if not path.is_dir():
         kind = "is not a folder" if path.exists() else "does not exist"
+        if not path.is_absolute():  # as where a run is measured again from elsewhere than it was made
+            kind += f", seen from {Path.cwd()}"
         raise DataError(f"data set {dataset!r}: root {str(path)!r} {kind}; it should hold {holds}")
     return path
 

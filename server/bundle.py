@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..strategies.atomic import write_atomic
+from .folder import asked_for
 from .groups import differences
 from .holdings import digest_of
 from .records import WHOLE, digest
@@ -72,24 +73,22 @@ def export(folder: Path, out: Path | None = None) -> Path:
     from .model_card import model_card
 
     files = {name: _own(folder, name) for name in COPIED}
-    try:
-        summary = dict(json.loads(files["summary.json"]))
-        model, status = str(summary["model_sha256"]), summary["status"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise BundleError(f"{folder / 'summary.json'} is damaged: {error}") from error
+    config, summary = _parsed(folder, files)
+    model, status = summary["model_sha256"], summary["status"]
     if status not in WHOLE:
         raise BundleError(f"{folder}: the run is {status}; bring it to its end with --resume, then export it")
     if _model_digest(files["model.safetensors"], folder / "model.safetensors") != model:
         raise BundleError(f"{folder}: model.safetensors is not the model of summary.json; was it replaced?")
-    files["environment.json"] = _json(_environment(folder, files, summary))
+    files["environment.json"] = _json(_environment(folder, config, summary))
     files["README.md"] = model_card(files).encode()
     manifest = {"format": FORMAT, "version": VERSION, "model_sha256": model}
     manifest["files"] = {name: {"bytes": len(files[name]), "sha256": _sha(files[name])} for name in FILES}
     target = out or folder.resolve().parent / f"{folder.resolve().name}.zip"
     if target.is_dir():
         target = target / f"{folder.resolve().name}.zip"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(target, _zipped({MANIFEST: _json(manifest), **{name: files[name] for name in FILES}}))
+    with asked_for(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, _zipped({MANIFEST: _json(manifest), **{name: files[name] for name in FILES}}))
     return target
 
 
@@ -99,6 +98,24 @@ def _own(folder: Path, name: str) -> bytes:
     except OSError as error:
         what = "no run here" if not folder.is_dir() else f"{name} cannot be read ({error.strerror})"
         raise BundleError(f"{folder}: {what}; give the folder of a run that has ended") from error
+
+
+def _parsed(folder: Path, files: Mapping[str, bytes]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give the configuration and the summary. Raises BundleError for a file that whoever has the bundle cannot read."""
+    import yaml
+
+    name = "config.yaml"
+    try:
+        config = dict(yaml.safe_load(files[name].decode()))
+        name = "summary.json"
+        summary = dict(json.loads(files[name]))
+        summary |= {key: str(summary[key]) for key in ("model_sha256", "status")}
+        name = "rounds.jsonl"
+        for line in files[name].splitlines():
+            dict(json.loads(line))
+    except (ValueError, TypeError, KeyError, yaml.YAMLError) as error:
+        raise BundleError(f"{folder / name} is damaged: {' '.join(str(error).split())}") from error
+    return config, summary
 
 
 def _model_digest(data: bytes, path: Path) -> str:
@@ -111,13 +128,10 @@ def _model_digest(data: bytes, path: Path) -> str:
         raise BundleError(f"{path} is damaged: {error}") from error
 
 
-def _environment(folder: Path, files: Mapping[str, bytes], summary: Mapping[str, Any]) -> dict[str, Any]:
+def _environment(folder: Path, config: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
     """Give what the run ran on, who wrote its strategy, which files it needs, and what its data was like, by hashes."""
-    import yaml
-
     from ..strategies.registry import registered
 
-    config = yaml.safe_load(files["config.yaml"].decode())
     point = registered().get(str(config.get("strategy")))
     needs = {}
     for key in ELSEWHERE:

@@ -15,6 +15,7 @@ from .svg import (
     SURFACE,
     WIDTH_INCHES,
     blank,
+    few_points,
     legend_above,
     part_colour,
     series_colour,
@@ -120,6 +121,7 @@ def strip_chart(key: str, title: str, x_label: str, strips: Sequence[Strip]) -> 
 
     with matplotlib.rc_context(SETTINGS):
         figure, axes = blank(0.55 + 0.47 * max(len(strips), 1))
+        axes.use_sticky_edges = False  # where most clients reach 1 the box begins there, and their dots would be cut
         for row, strip in enumerate(strips):
             _strip(axes, strip, row)
         axes.set_ylim(len(strips) - 0.55, -0.72)
@@ -172,7 +174,6 @@ def stack_chart(key: str, title: str, x_label: str, bars: Sequence[Bar]) -> Char
 def _curve(axes: "Axes", one: Series) -> None:
     colour, gid = series_colour(one.index), f"series-{one.index}"
     dash = DASHES[one.index % len(DASHES)]
-    few = len(finite(one.y)) <= 12
     axes.plot(
         one.x,
         one.y,
@@ -180,7 +181,7 @@ def _curve(axes: "Axes", one: Series) -> None:
         linewidth=1.7,
         linestyle=(0, dash) if dash else "solid",
         gid=gid,
-        marker="o" if few else None,
+        marker="o" if few_points(one.y) else None,
         markersize=3.2,
     )
     if finite(one.spread):

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..strategies.atomic import write_atomic
 from .compare import CompareRow, Target
@@ -13,7 +14,11 @@ from .curves import all_series, curve_charts, metric_curve
 from .groups import Group, figures
 from .page import page
 from .stats import ABSENT, duration, human_bytes, number, plus_minus
+from .svg import few_points
 from .tables import answer, final_columns, final_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", ABSENT: "--", ">=": r"$\geq$"}
 _TEX |= {
@@ -79,7 +84,8 @@ def _p(value: float) -> str:
 
 def explain(rows: Sequence[CompareRow], metric: str, target: Target | None) -> list[str]:
     """Say in sentences how the table's figures were made and what limits them."""
-    fewest = min((row.pairs for row in rows[1:]), default=min((len(row.seeds) for row in rows), default=0))
+    counts = [row.pairs for row in rows[1:] if row.pairs] or [len(row.seeds) for row in rows if row.seeds]
+    fewest = min(counts, default=0)
     many = len(rows) > 2
     text = [
         f"{metric} is that of the last round. Mean and sample standard deviation over seeds; Student's t interval.",
@@ -94,7 +100,8 @@ def explain(rows: Sequence[CompareRow], metric: str, target: Target | None) -> l
         if row.missing
     ]
     text += [
-        f"{row.label} and {rows[0].label} have {row.pairs} seeds in common, on which difference and tests rest."
+        f"{row.label} and {rows[0].label} have "
+        + (f"{row.pairs} seeds in common, on which difference and tests rest." if row.pairs else "no seed in common.")
         for row in rows[1:]
         if row.pairs < max(len(row.seeds), len(rows[0].seeds))
     ]
@@ -103,7 +110,7 @@ def explain(rows: Sequence[CompareRow], metric: str, target: Target | None) -> l
     ]
     if 2 <= fewest <= 16:
         text.append(f"With {fewest} seeds no sign-flip p-value is below {2 / 2**fewest:.3g} before the correction.")
-    if fewest < 2:
+    if fewest == 1:
         text.append("One seed has no deviation, no interval and no test; take at least three, better five.")
     if target:
         text.append("Rounds, bytes and time to the target are means over the runs that reached it.")
@@ -179,30 +186,34 @@ def picture(groups: Sequence[Group], metric: str) -> bytes:
     """Draw the metric over rounds as a PNG: a line for the mean over seeds, a band of one deviation to either side."""
     from matplotlib import rc_context
 
+    out = io.BytesIO()
     with rc_context({"text.parse_math": False}):  # a label may hold a dollar sign
-        return _drawn(groups, metric)
+        drawn(groups, metric).savefig(out, format="png", dpi=150, metadata={"Software": None})
+    return out.getvalue()
 
 
-def _drawn(groups: Sequence[Group], metric: str) -> bytes:
+def drawn(groups: Sequence[Group], metric: str) -> "Figure":
+    """Give that picture as matplotlib has it."""
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for one in all_series(groups, metric_curve(metric)):
         y, spread = np.asarray(one.y), np.nan_to_num(np.asarray(one.spread))
-        (line,) = axes.plot(one.x, y, label=one.label, linestyle=("-", "--", "-.", ":")[one.index % 4])
+        style, dots = ("-", "--", "-.", ":")[one.index % 4], "o" if few_points(one.y) else None
+        (line,) = axes.plot(one.x, y, label=one.label, linestyle=style, marker=dots, markersize=4)
         axes.fill_between(one.x, y - spread, y + spread, alpha=0.2, linewidth=0, color=line.get_color())
     axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_ylabel(metric)
     axes.grid(visible=True, alpha=0.3)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False)
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=150, metadata={"Software": None})
-    return out.getvalue()
+    return figure
 
 
 def write_comparison(

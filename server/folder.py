@@ -1,9 +1,12 @@
 """The folder of a run: claimed by one process at a time, never overwritten, filled as the run goes."""
 
+import errno
 import fcntl
 import json
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -51,6 +54,16 @@ def is_locked(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+@contextmanager
+def asked_for(path: Path) -> Iterator[None]:
+    """Surround the writing of a file that somebody asked for: what keeps it from being written is a FolderError."""
+    try:
+        yield
+    except OSError as error:  # a file that stands in the way of a folder exists, and that is not what is wrong
+        why = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror or str(error)
+        raise FolderError(f"{path} cannot be written ({why}); give another --out") from error
 
 
 class RunFolder:

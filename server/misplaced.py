@@ -1,13 +1,28 @@
-"""A setting that was written as an option: `--rounds 5` is told as `rounds=5`, whichever command it was given to."""
+"""What is misspelt on the command line: `--rounds 5` is told as `rounds=5`, whichever command it was given to."""
 
 from difflib import SequenceMatcher
 from typing import Any
 
 import click
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 _SLIP = 0.85  # likeness from which a name counts as an option misspelt
 _NEAR = 0.7  # and from which it is worth asking whether it is one: --foo is not --out
+
+
+class Commands(TyperGroup):
+    """The commands. One that is misspelt is guessed at once: typer does so, and click does from 8.4 on."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that a command line begins with."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            if getattr(error, "possibilities", None) and "Did you mean" in error.message:
+                raise click.UsageError(error.message, ctx=ctx) from None
+            raise
 
 
 class SettingsCommand(TyperCommand):

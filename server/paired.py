@@ -77,9 +77,10 @@ def sign_flip(differences: Sequence[float]) -> float:
     """Give the exact two-sided p-value of the sign-flip permutation test: it assumes symmetry, not normality.
 
     The share of the 2 ** n patterns of signs whose sum is at least as far from 0 as the one seen; never below
-    2 / 2 ** n, so five seeds cannot give less than 0.0625. NaN for no pairs, or more than EXACT_UP_TO.
+    2 / 2 ** n, so five seeds cannot give less than 0.0625. NaN for fewer than two pairs, of which it could only
+    be 1, or more than EXACT_UP_TO.
     """
-    if not 1 <= len(differences) <= EXACT_UP_TO:
+    if not 2 <= len(differences) <= EXACT_UP_TO:
         return math.nan
     seen = abs(math.fsum(differences))
     slack = 1e-12 * math.fsum(abs(d) for d in differences)  # equal sums may differ in their last bit

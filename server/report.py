@@ -103,7 +103,7 @@ def _render(groups: Sequence[Group], live: Mapping[str, Any] | None) -> str:
         columns=columns,
         rows=rows,
         words=words(rows),
-        notes=notes(groups),
+        notes=notes(groups, metric),
         curves=curves,
         examples=_pictures(groups),
         clients=client_charts(groups, metric, curves.marks),

@@ -125,7 +125,7 @@ def _mapping(path: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[
         return {}
     try:
         value = parse(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         notes.append(f"{path.name} is unreadable and was ignored")
@@ -139,7 +139,11 @@ def _read_rounds(path: Path, notes: list[str]) -> tuple[RoundRecord, ...]:
         notes.append(f"{path.name} is absent: no curves")
         return ()
     records: dict[int, RoundRecord] = {}
-    lines = [(place, *line) for place, line in enumerate(read_lines(path), start=1) if line[0].strip()]
+    try:
+        lines = [(place, *line) for place, line in enumerate(read_lines(path), start=1) if line[0].strip()]
+    except OSError as error:
+        notes.append(f"{path.name} cannot be read ({error.strerror}): no curves")
+        return ()
     for place, _, raw in lines:
         try:
             record = round_record(raw or {})

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .stats import finite
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -60,6 +62,11 @@ def blank(height: float, width: float = WIDTH_INCHES) -> "tuple[Figure, Axes]":
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(length=0)
     return figure, axes
+
+
+def few_points(values: Sequence[float]) -> bool:
+    """Say whether a curve is drawn with dots: a single point has no line to be seen by."""
+    return len(finite(values)) <= 12
 
 
 def ticks(axes: "Axes", *, whole: bool) -> None:

@@ -152,8 +152,8 @@ def answer(rows: Sequence[Row], metric: str) -> str:
     return f"{text}, {place} {others[0].label} with {' '.join(others[0].cells[0][:2]).strip()}."
 
 
-def notes(groups: Sequence[Group]) -> list[str]:
-    """Give what the reader must know before trusting a figure: files absent or broken, runs not completed."""
+def notes(groups: Sequence[Group], metric: str) -> list[str]:
+    """Give what the reader must know before trusting a figure: files absent or broken, runs that are in no mean."""
     notes = [f"{g.run_label(run)}: {note}" for g in groups for run in g.runs for note in run.notes]
     for group in groups:
         for run in group.runs:
@@ -161,4 +161,12 @@ def notes(groups: Sequence[Group]) -> list[str]:
                 notes.append(f"{group.run_label(run)}: {run.status}, so it is left out of the mean and the curves")
             elif not run.whole:
                 notes.append(f"{group.run_label(run)}: {run.status}, so its figures are those of its last round")
+        told = {run.seed: figures(run, metric)["final"] for run in group.used}
+        known = len(finite(list(told.values())))
+        if 0 < known < len(told):
+            gone = ", ".join(seed for seed, value in told.items() if not math.isfinite(value))
+            notes.append(
+                f"{group.label}: {metric} is not a finite number at the end of seed {gone}, so its final mean is that "
+                f"of {known} of {len(told)} runs"
+            )
     return notes

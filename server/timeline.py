@@ -56,7 +56,12 @@ def read_timings(folder: Path, notes: list[str]) -> tuple[Timing, ...]:
     """Read timings.jsonl; a broken line is left out and noted once, a later line for a round replaces an earlier."""
     found: dict[int, Timing] = {}
     broken = 0
-    for line, record in read_lines(folder / TIMINGS):
+    try:
+        lines = list(read_lines(folder / TIMINGS))
+    except OSError as error:
+        notes.append(f"{TIMINGS} cannot be read ({error.strerror})")
+        return ()
+    for line, record in lines:
         if not line.strip():
             continue
         try:

@@ -1,7 +1,8 @@
 """The trackers that come with fedbox: small callbacks, each over what a round's record says.
 
 All go on with a resumed run where it goes on: a round that is run again, for it came after the last checkpoint, stands
-there once. What a tracker must know for that lies in DIR/trackers/NAME.json.
+there once, and one of which they did not hear any more, as the run was killed, is made up for. What a tracker must know
+for that lies in DIR/trackers/NAME.json.
 """
 
 import csv
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 from ..configs import Config
 from ..strategies.atomic import write_atomic
 from .callbacks import Callback
+from .records import Record, read_rounds
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
@@ -38,6 +40,15 @@ def flat(block: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def unheard(folder: Path, last: int, first: int) -> list[Record]:
+    """Give the rounds behind `last` that a run going on with round `first` does not run again.
+
+    A round is told once the next one has ended, and may have its checkpoint before. So a run that was killed leaves one
+    that no tracker heard of; a tracker that is new to the run has heard of none.
+    """
+    return [record for record in read_rounds(folder / "rounds.jsonl") if last < record["round"] < first]
+
+
 class CSV(Callback):
     """Writes every round as a row of DIR/metrics.csv."""
 
@@ -49,6 +60,8 @@ class CSV(Callback):
                 self._rows = [row for row in csv.DictReader(file) if int(row["round"]) < first]
         self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
         self._write()
+        for record in unheard(folder, max((int(row["round"]) for row in self._rows), default=0), first):
+            self.on_round(record)
 
     def on_round(self, record: Mapping[str, Any]) -> None:
         """Add a row; a metric that is new gets a column, in which the rounds before are empty."""
@@ -80,15 +93,20 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_start(self, config: Config, folder: Path, first: int) -> None:
-        """Open the event file; a resumed run hides the events of the rounds that it runs again."""
+        """Open the event file; a resumed run hides the events of the rounds that it runs or writes again."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first)
+        place = folder / "tensorboard"
+        again = max(first - 1, 1) if place.is_dir() else 1  # the last one may be there in part, or not at all
+        self._writer = SummaryWriter(place, purge_step=again)
+        for record in unheard(folder, again - 1, first):
+            self.on_round(record)
 
     def on_round(self, record: Mapping[str, Any]) -> None:
-        """Write the round's numbers."""
+        """Write the round's numbers, and hand them over: those that wait would be lost where the run is killed."""
         for name, value in numbers(record).items():
             self._writer.add_scalar(name, value, record["round"])
+        self._writer.flush()
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Close the event file, if the run came as far as opening one."""
@@ -114,6 +132,8 @@ class Remote(Callback):
         self.open(config, folder)
         self.started = True
         self._remember()
+        for record in unheard(folder, self.last, first):
+            self.on_round(record)
 
     def _remember(self) -> None:
         self._file.parent.mkdir(exist_ok=True)

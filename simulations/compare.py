@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from ..configs.faults import suggest
 from ..server.checkpoint import differences
 from ..server.compare import CompareRow, Target, compare_rows
 from ..server.compare_files import write_comparison
-from ..server.folder import FolderError
+from ..server.folder import FolderError, asked_for
 from ..server.groups import Group, main_metric
 from ..server.loop import RunFailedError
 from ..server.report import write_report
@@ -72,6 +73,7 @@ def grid(
         raise ConfigError("compare", [Fault("seed", problem)])
     cells: list[Cell] = []
     labels: list[str] = []
+    faults: dict[Fault, str] = {}
     for source, values in itertools.product(sources, itertools.product(*axes)):
         parts = [f"{key.split('.')[-1]}={value}" if key != "strategy" else value for key, value in values]
         if len(sources) > 1 or not parts:
@@ -82,7 +84,12 @@ def grid(
         labels.append(label)
         given = [*changes, *(f"{key}={value}" for key, value in values)]
         place = out / f"{len(labels):02d}-{re.sub(r'[^A-Za-z0-9._=-]+', '-', label)}"
-        cells += [Cell(label, check(source, [*given, f"seed={s}"]), place / f"seed-{s}") for s in seeds]
+        try:
+            cells += [Cell(label, check(source, [*given, f"seed={s}"]), place / f"seed-{s}") for s in seeds]
+        except ConfigError as error:  # the next row may have others
+            faults |= {fault: error.source for fault in error.faults if fault not in faults}
+    if faults:
+        raise ConfigError(", ".join(dict.fromkeys(faults.values())), list(faults))
     return cells
 
 
@@ -123,6 +130,8 @@ def read_target(text: str) -> Target:
     """Read `accuracy=0.9`."""
     metric, _, value = text.partition("=")
     try:
+        if not math.isfinite(float(value)):
+            raise ValueError(value)
         return Target(metric.strip(), float(value))
     except ValueError:
         fault = Fault("--target", f"got '{text}'; allowed: METRIC=NUMBER, as accuracy=0.9")
@@ -200,15 +209,16 @@ def summarize(
     """Compare the runs that are there; give the rows, the metric, and the files that were written into `out`."""
     there = [cell for cell in cells if (cell.folder / "summary.json").is_file()]
     runs = [(cell.label, load_run(cell.folder)) for cell in there]
-    if not runs:
-        raise RunFailedError("no run of the grid left a summary; look at the failures above")
-    labels = list(dict.fromkeys(label for label, _ in runs))
+    if not any(record.metrics for _, run in runs for record in run.rounds):
+        raise RunFailedError("no run of the grid measured anything, so there is nothing to compare")
+    labels = list(dict.fromkeys(cell.label for cell in cells))
     members: dict[str, list[Any]] = {label: [run for own, run in runs if own == label] for label in labels}
     groups = [Group(i, label, tuple(members[label])) for i, label in enumerate(labels)]
     chosen = metric or main_metric([run for _, run in runs])
     _check_metrics(wanted_metrics(chosen, target), [run for _, run in runs], "the runs of the grid")
     wanted = {label: sum(cell.label == label for cell in cells) for label in labels}
     rows = compare_rows(groups, chosen, target, wanted)
-    files = write_comparison(out, groups, rows, chosen, target)
-    files.append(write_report([cell.folder for cell in there], out / "report.html"))
+    with asked_for(out):
+        files = write_comparison(out, [group for group in groups if group.runs], rows, chosen, target)
+        files.append(write_report([cell.folder for cell in there], out / "report.html"))
     return rows, chosen, files

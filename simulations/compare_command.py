@@ -55,6 +55,8 @@ def compare(
             progress=not quiet,
             metrics=wanted_metrics(metric, goal),
         )
+        for text in failed:  # before all that may go wrong with what the others left
+            typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)
         rows, chosen, files = summarize(runs, place, goal, metric)
     except KeyboardInterrupt:  # told here: typer would end the program without a word
         typer.secho("error: stopped; the same command goes on", fg=typer.colors.RED, err=True)
@@ -66,9 +68,9 @@ def compare(
             if columns:
                 _print_columns(console, [[line[column] for column in columns] for line in (heads, *lines)])
         typer.echo("\n".join([*explain(rows, chosen, goal), *(f"written: {path}" for path in files)]))
-    for text in failed:
-        typer.secho(f"error: {text}", fg=typer.colors.RED, err=True)
     if failed:
+        told = f"error: {len(failed)} of {len(runs)} runs failed, as told above; the same command tries again"
+        typer.secho(told, fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
 
 

@@ -93,6 +93,8 @@ class FinishedModel:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold is {threshold!r}; wanted: a number within 0 and 1")
         self.inputs.check_pictures()
+        if isinstance(images, str | Path):  # a text is a sequence, of letters
+            raise DataError(f"images is one path; wanted: a list of pictures, as [{str(images)!r}]")
         found: list[list[Found]] = []
         for x, sizes in self._tensors(images) if isinstance(images, Tensor) else self._pictures(images):
             found += self._boxes(x, sizes, threshold) if self.boxed else self._classes(x, threshold)

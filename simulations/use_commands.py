@@ -158,6 +158,7 @@ def _write(out: Path, found: "Mapping[Path, Sequence[Found]]") -> None:
     """Write what was seen as a list, as COCO's results: file_name, category, category_id, score and, of boxes, bbox."""
     import json
 
+    from ..server.folder import asked_for
     from ..strategies.atomic import write_atomic
 
     rows = []
@@ -166,5 +167,6 @@ def _write(out: Path, found: "Mapping[Path, Sequence[Found]]") -> None:
             box = {} if each.bbox is None else {"bbox": [round(side, 2) for side in each.bbox]}
             about = {"file_name": str(picture), "category": each.category, "category_id": each.category_id}
             rows.append(json.dumps({**about, **box, "score": round(each.score, 6)}, ensure_ascii=False))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out, ("[" + ",\n ".join(rows) + "]\n").encode())
+    with asked_for(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(out, ("[" + ",\n ".join(rows) + "]\n").encode())

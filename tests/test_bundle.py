@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import fedbox
 from fedbox.__main__ import app
 from fedbox.server.bundle import FILES, MANIFEST, BundleError, export, is_bundle, read_bundle
+from fedbox.server.folder import FolderError
 from fedbox.server.records import digest
 from fedbox.simulations.reproduce import given as given_source
 
@@ -191,4 +192,14 @@ def test_a_run_without_an_end_or_with_another_model_is_not_exported(done: fedbox
     (tmp_path / "run" / "summary.json").write_text(json.dumps({**summary, "model_sha256": "00"}))
     with pytest.raises(BundleError, match="is not the model"):
         export(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text(json.dumps(summary))
+    for name, more in (("config.yaml", "a: [b\n"), ("config.yaml", None), ("rounds.jsonl", '{"round": 3, "pha')):
+        whole = (tmp_path / "run" / name).read_text()
+        (tmp_path / "run" / name).write_text("- a\n" if more is None else whole + more)
+        with pytest.raises(BundleError, match=rf"{name} is damaged: [^\n]+$"):
+            export(tmp_path / "run")
+        (tmp_path / "run" / name).write_text(whole)
     assert list(tmp_path.glob("*.zip")) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(FolderError, match=r"run\.zip cannot be written \(Not a directory\); give another --out"):
+        export(tmp_path / "run", tmp_path / "file" / "run.zip")

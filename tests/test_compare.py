@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from fedbox.configs import ConfigError
 from fedbox.server.compare import CompareRow, Target, compare_rows
 from fedbox.server.compare_files import cells as written
-from fedbox.server.compare_files import explain, headings, latex, picture, write_comparison
+from fedbox.server.compare_files import drawn, explain, headings, latex, picture, write_comparison
 from fedbox.server.folder import FolderError
 from fedbox.server.groups import Group
 from fedbox.server.paired import holm, paired_t, sign_flip, t_interval, t_quantile, t_two_sided
@@ -62,6 +63,7 @@ def test_sign_flips_are_scipys_exact_permutation_test() -> None:
         assert sign_flip(list(values)) == pytest.approx(wanted.pvalue)
     assert sign_flip([0.1, 0.2, 0.3, 0.1, 0.4]) == 0.0625
     assert math.isnan(sign_flip([]))
+    assert math.isnan(sign_flip([0.5])), "one seed has no test"
 
 
 def test_holm_by_hand() -> None:
@@ -140,6 +142,15 @@ def test_differences_that_are_equal_but_for_rounding_prove_nothing() -> None:
 def test_a_dollar_in_a_label_is_drawn(tmp_path: Path) -> None:
     group = _group(tmp_path, 0, "a$x_$ $\\q$", [0.5, 0.6])
     assert picture([group], "accuracy").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_the_picture_shows_single_rounds_and_no_part_of_one(tmp_path: Path, rounds: int) -> None:
+    run = make_run(tmp_path / "run", [0.5 + at / 10 for at in range(rounds)])
+    axes = drawn([Group(0, "a", (load_run(run),))], "accuracy").axes[0]
+    low, high = axes.get_xlim()
+    assert [tick for tick in axes.get_xticks() if low <= tick <= high] == list(range(1, rounds + 1))
+    assert axes.lines[0].get_marker() == "o"
 
 
 def test_a_run_that_stopped_by_another_rule_is_not_the_one_that_is_wanted(tmp_path: Path) -> None:
@@ -257,6 +268,38 @@ def test_a_strategy_that_fails_leaves_the_other_rows_alone(tmp_path: Path, lent:
     assert "kind=contract, seed 0: round 1: LentServer.finish left self.weights without" in failed[1]
 
 
+def test_what_failed_is_told_though_nothing_is_left_to_compare(tmp_path: Path, fedbox_here: Any) -> None:
+    code, _, told = fedbox_here(
+        "compare", "quickstart", *TOY, "train.lr=1e30", "--seeds", "2", "--out", str(tmp_path / "c"), "--quiet"
+    )
+    assert code == 1
+    assert told.count("not finite") >= 2, told
+    assert "error: no run of the grid measured anything" in told
+
+
+def test_a_first_row_of_which_nothing_is_left_stays_the_first(tmp_path: Path) -> None:
+    cells = grid(["quickstart"], TOY, ["strategy=adabn,fedavg"], [0], tmp_path)  # its model has no BatchNorm
+    assert len(run_grid(cells, lambda _: None, progress=False)) == 1
+    rows, _, files = summarize(cells, tmp_path)
+    assert [(row.label, len(row.seeds), row.missing) for row in rows] == [("adabn", 0, 1), ("fedavg", 1, 0)]
+    assert math.isnan(rows[1].difference)
+    told = next(path for path in files if path.suffix == ".md").read_text()
+    assert "Differences are those to adabn" in told
+    assert "1 of 1 runs of adabn failed" in told
+    assert "fedavg and adabn have no seed in common." in told
+
+
+def test_the_faults_of_all_rows_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        grid(["quickstart"], [], ["strategy=fedavg,fedporx,loccal", "rounds=2,none"], [0, 1], Path("x"))
+    told = [str(fault) for fault in caught.value.faults]
+    assert [text.split(";")[0] for text in told] == [
+        "rounds: got 'none'",
+        "strategy: got 'fedporx', which is not registered",
+        "strategy: got 'loccal', which is not registered",
+    ]
+
+
 def test_a_misspelt_metric_ends_it_after_the_first_run(tmp_path: Path) -> None:
     cells = grid(["quickstart"], TOY, ["strategy=fedavg,centralized"], [0, 1], tmp_path)
     metrics = wanted_metrics("acuracy", Target("los", 0.1))
@@ -299,6 +342,8 @@ def test_bad_words_are_told() -> None:
             read_seeds(text)
     with pytest.raises(ConfigError, match="METRIC=NUMBER"):
         read_target("accuracy")
+    with pytest.raises(ConfigError, match="METRIC=NUMBER"):
+        read_target("accuracy=nan")
     with pytest.raises(ConfigError, match="key=a,b,c"):
         grid(["quickstart"], [], ["strategy"], [0], Path("x"))
     with pytest.raises(ConfigError, match="twice"):

@@ -1,4 +1,5 @@
 import gzip
+import re
 import struct
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def test_a_missing_root_says_what_it_should_hold(tmp_path):
         load_dataset("mnist")
     with pytest.raises(DataError, match="does not exist"):
         load_dataset("mnist", tmp_path / "nowhere")
+    with pytest.raises(DataError, match=rf"root 'nowhere' does not exist, seen from {re.escape(str(Path.cwd()))};"):
+        load_dataset("mnist", "nowhere")
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is not a folder"):
         load_dataset("mnist", tmp_path / "file")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from runs_for_tests import make_run
 
 from fedbox.__main__ import app
 
@@ -96,6 +97,13 @@ def test_exit_codes_tell_what_was_wrong(words: list[str], code: int, text: str, 
     assert "Traceback" not in error
 
 
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, fedbox_here: Any) -> None:
+    make_run(tmp_path / "run", [0.5])
+    (tmp_path / "file").touch()
+    ended, _, error = fedbox_here("report", "run", "--out", "file/report.html")
+    assert (ended, error) == (5, "error: file/report.html cannot be written (Not a directory); give another --out\n")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -116,6 +124,12 @@ def test_a_setting_given_as_an_option_is_told_how_it_is_written(words: list[str]
     assert ended == 2
     assert f"A setting is given as {told}" in error
     assert "Did you mean" not in error
+
+
+def test_a_misspelt_command_is_told_once(fedbox_here: Any) -> None:
+    code, _, error = fedbox_here("rnu")
+    assert code == 2
+    assert error.count("Did you mean 'run'?") == 1, error
 
 
 def test_an_option_that_is_like_none_is_not_guessed_at(fedbox_here: Any) -> None:

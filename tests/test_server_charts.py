@@ -6,12 +6,24 @@ from xml.etree import ElementTree
 
 from runs_for_tests import SVG, Tags, make_run, page
 
+from fedbox.server.charts import Strip, strip_chart
+
 
 def test_a_run_of_one_round_has_visible_points(tmp_path: Path) -> None:
     text = page([make_run(tmp_path / "r", [0.5])], tmp_path)
     first = ElementTree.fromstring(SVG.findall(text)[0])
     dots = [g for g in first.iter() if g.get("class") == "g0"]
     assert any(use.get("href") for g in dots for use in g.iter("{http://www.w3.org/2000/svg}use"))
+
+
+def test_clients_that_reach_the_most_are_shown_whole() -> None:
+    """Where the quartile box begins at 1, too."""
+    strip = Strip("fedavg", 0, {f"client-{i}": 0.25 if i < 2 else 1.0 for i in range(10)})
+    root = ElementTree.fromstring(strip_chart("spread", "accuracy of each client", "accuracy", [strip]).svg)
+    space = "{http://www.w3.org/2000/svg}"
+    (area,) = root.iter(f"{space}rect")  # that the drawing is cut to
+    right = float(area.attrib["x"]) + float(area.attrib["width"])
+    assert max(float(dot.attrib["x"]) for dot in root.iter(f"{space}use")) < right - 3
 
 
 def test_every_svg_is_well_formed_named_and_has_ids_of_its_own(tmp_path: Path) -> None:

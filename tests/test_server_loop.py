@@ -250,6 +250,12 @@ def test_a_listener_that_fails_shows_its_own_error_and_the_run_can_go_on(tmp_pat
     assert lines(resumed.folder) == lines(tmp_path / "whole")
 
 
+def test_a_folder_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert run(Path("~/run"), rounds=1).folder == tmp_path / "run"
+    assert fedbox.load("~/run").round == 1
+
+
 def test_tensorboard_events_go_on_after_a_resume(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

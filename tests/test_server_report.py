@@ -48,6 +48,13 @@ def test_a_lead_is_clear_only_where_the_seeds_agree(tmp_path: Path) -> None:
     assert "Mind this" not in stopped
 
 
+def test_a_seed_that_diverged_is_in_no_mean_in_so_many_words(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"r{seed}", [0.5, end], seed=seed) for seed, end in enumerate([0.5, 0.75, None])]
+    text = page(runs, tmp_path)
+    assert "digits: accuracy is not a finite number at the end of seed 2, so its final mean is that of 2 of 3" in text
+    assert "finite number" not in page(runs[:2], tmp_path)
+
+
 def test_nothing_is_asked_of_another_server(tmp_path: Path) -> None:
     text = page([make_run(tmp_path / "r", [0.25, 0.5], name="https://example.org/x.png")], tmp_path)
     for tag, attrs in Tags(text).seen:

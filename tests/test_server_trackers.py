@@ -3,7 +3,10 @@
 import csv
 import json
 import logging
+import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
@@ -11,12 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plugins_for_tests import run, summary
+from plugins_for_tests import environment, run, summary
 
 import fedbox
 from fedbox.configs import ConfigError
 from fedbox.server.tracking import TrackerError, find_callback
 from fedbox.strategies.registry import PluginError
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+import fedbox
+from plugins_for_tests import run
+
+folder = Path(sys.argv[1])
+
+class Kill(fedbox.Callback):
+    def on_ask(self, round_, kind, clients):
+        while round_ == 3 and not (folder / "checkpoint" / "round-000002").is_dir():
+            time.sleep(0.01)
+        if round_ == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+more = {"engine__checkpoint_every": 1, "engine__workers": 2, "callbacks": [Kill()]}
+run(folder, rounds=4, track=["csv", "tensorboard"], **more)
+"""
 
 
 class Failing(fedbox.Callback):
@@ -75,6 +97,37 @@ def test_csv_has_a_row_a_round_after_a_resume(tmp_path: Path) -> None:
     assert [int(row["round"]) for row in rows] == [1, 2, 3, 4]
     assert [float(row["metrics/accuracy"]) for row in rows] == _accuracies(result)
     assert [int(row["bytes/bytes_up"]) for row in rows] == [record["bytes_up"] for record in result.rounds]
+
+
+def _steps(folder: Path) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("metrics/accuracy")]
+
+
+def test_a_killed_run_leaves_no_gap_in_what_the_trackers_have(tmp_path: Path) -> None:
+    """It is killed in its third round: the second has its checkpoint, and no tracker was told of it."""
+    pytest.importorskip("tensorboard")
+    folder, tracked = tmp_path / "run", ["csv", "tensorboard"]
+    done = subprocess.run([sys.executable, "-c", KILLED, str(folder)], env=environment(), check=False, timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert [step for step, _ in _steps(folder)] == [1], "a round that was told is there at once"
+    result = run(folder, resume=True, rounds=4, track=tracked)
+    wanted = list(enumerate(_accuracies(result), start=1))
+    assert _steps(folder) == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
+    with (folder / "metrics.csv").open(newline="") as file:
+        assert [(int(row["round"]), float(row["metrics/accuracy"])) for row in csv.DictReader(file)] == wanted
+
+
+def test_a_tracker_that_is_new_to_a_run_gets_the_rounds_before(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run(tmp_path / "run", rounds=2, track=[])
+    result = run(tmp_path / "run", rounds=3, resume=True, track=["csv", "tensorboard"])
+    assert [step for step, _ in _steps(tmp_path / "run")] == [1, 2, 3]
+    with (tmp_path / "run" / "metrics.csv").open(newline="") as file:
+        assert [float(row["metrics/accuracy"]) for row in csv.DictReader(file)] == _accuracies(result)
 
 
 def test_csv_gives_a_metric_that_comes_later_a_column(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_a_classifier_sees_pictures_as_its_run_did(classifier: Path, pictures: P
     assert [each[0].category for each in model.predict(tensor)] == [each[0].category for each in found]
     assert model.predict(files, threshold=1.0) == [[]] * len(files)
     assert model.predict([]) == model.predict(tensor[:0]) == []
+    with pytest.raises(DataError, match=r"images is one path; wanted: a list of pictures, as \['a.png'\]"):
+        model.predict("a.png")
 
 
 def test_what_no_model_can_look_at_is_told(classifier: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 from hypothesis import given
@@ -92,6 +92,12 @@ def test_waiting_ends_at_the_timeout(tmp_path: Path) -> None:
         watch(tmp_path / "none", 0.05, console, every=0.01)
     assert _said(console).count("waits for a run") == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_is_no_folder_to_wait_for(tmp_path: Path, fedbox_here: Any) -> None:
+    (tmp_path / "run.zip").touch()
+    code, _, error = fedbox_here("watch", "run.zip")
+    assert (code, "run.zip is a file, in which no run will begin" in error) == (5, True)
 
 
 def test_it_ends_with_the_run_and_tells_each_round_once(tmp_path: Path) -> None:
