@@ -6,7 +6,7 @@ function of the term alone), and sums of multiples of the grid are exact in floa
 steps. Two grids hold the leading and the following bits (the idea of pre-rounded summation: Demmel and Nguyen,
 "Fast reproducible floating-point summation", 2013):
 
-    high grid 2**-10: terms and sums up to 2**41 in size;
+    high grid 2**-10: terms up to 2**38 in size, sums up to 2**41;
     low grid 2**-48: what the high grid leaves, up to 65,536 terms.
 
 A float32 weight times a whole number of examples is exact in float64, so the only rounding is that of the low grid:
@@ -25,6 +25,7 @@ Arrays = dict[str, NDArray[np.generic]]
 DIVERGED = "a smaller train.lr or train.clip_norm often mends it"
 """What to do about weights that run away, whether they are still numbers or not."""
 _LIMIT = 2.0**41
+_MOST = 2.0**38  # of a term: fewer than eight that ran away must not fill the sum, which ends the run for all
 _MAX_TERMS = 2**16
 # Adding 1.5 * 2**(52 + e) to x and taking it away again rounds x to a multiple of 2**e (round half to even).
 _HIGH = 1.5 * 2.0**42
@@ -80,9 +81,9 @@ class ExactSum:
                 raise SumRangeError(f"array '{name}' of shape {array.shape} does not fit the sum")
             # Rounding keeps the order, so the largest term is the largest value times the weight.
             size = max(abs(float(array.max())), abs(float(array.min()))) * weight if array.size else 0.0
-            if not size < _LIMIT:  # NaN fails this comparison too
+            if not size < _MOST:  # NaN fails this comparison too
                 raise SumRangeError(
-                    f"array '{name}' reaches {size:g} times its weight; at most {_LIMIT:g} can be summed; {DIVERGED}"
+                    f"array '{name}' reaches {size:g} times its weight; at most {_MOST:g} can be summed; {DIVERGED}"
                 )
             largest = max(largest, size)
         if self._parts and len(arrays) != len(self._parts):

@@ -67,7 +67,7 @@ TROUBLES: dict[str, Callable[[Update], Any]] = {
     "name": lambda update: replace(update, weights={**update.weights, "backdoor": np.zeros(2, np.float32)}),
     "missing": _without_first,
     "empty": lambda update: replace(update, weights={}),
-    "vast": lambda update: _first(update, lambda value: np.full_like(value, 1.5e12 / update.examples)),
+    "vast": lambda update: _first(update, lambda value: np.full_like(value, 2.7e11 / update.examples)),
     "negative": lambda update: replace(update, examples=-3),
     "huge": lambda update: replace(update, examples=2**70),
     "large": lambda update: replace(update, examples=2**60),

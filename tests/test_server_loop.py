@@ -46,8 +46,14 @@ def test_the_order_of_replies_changes_nothing(tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize("stack", ["off", 2])
 def test_a_sum_that_is_too_large_ends_the_run_whoever_comes_last(tmp_path: Path, workers: int, stack: Any) -> None:
     """To refuse one of them would give another model each time."""
+    names = [f"client-{number}" for number in range(10)]
     with pytest.raises(RunFailedError, match=r"^round 1: the sum of a round's updates leaves the range that is exact"):
-        run_trouble(tmp_path, "vast", "client-1", "client-3", workers=workers, engine__stack=stack)
+        run_trouble(tmp_path, "vast", *names, workers=workers, engine__stack=stack, data__partition__clients=10)
+
+
+def test_a_few_clients_that_ran_away_end_nobodys_run(tmp_path: Path) -> None:
+    found = run_trouble(tmp_path, "vast", "client-1", "client-3", rounds=1)
+    assert found.summary["status"] == "completed"
 
 
 def test_a_resumed_server_finds_its_arrays_in_their_order(tmp_path: Path) -> None:
