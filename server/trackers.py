@@ -20,6 +20,8 @@ from ..strategies.atomic import write_atomic
 from .callbacks import Callback
 from .records import Record, read_rounds
 
+_SHOWN = 5  # seconds after which TensorBoard sees a round: to hand over every one takes longer than a short round
+
 
 def numbers(record: Mapping[str, Any]) -> dict[str, float]:
     """Give a record's numbers: metrics/NAME, bytes/NAME, seconds/NAME, failures. Those that were not finite are out."""
@@ -93,20 +95,20 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_start(self, config: Config, folder: Path, first: int) -> None:
-        """Open the event file; a resumed run hides the events of the rounds that it runs or writes again."""
+        """Open an event file; that of a resumed run hides the ones before it and has all rounds anew.
+
+        What waited to be written when a run was killed is lost, and where that began nobody knows.
+        """
         from torch.utils.tensorboard import SummaryWriter
 
-        place = folder / "tensorboard"
-        again = max(first - 1, 1) if place.is_dir() else 1  # the last one may be there in part, or not at all
-        self._writer = SummaryWriter(place, purge_step=again)
-        for record in unheard(folder, again - 1, first):
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=1, flush_secs=_SHOWN)
+        for record in unheard(folder, 0, first):
             self.on_round(record)
 
     def on_round(self, record: Mapping[str, Any]) -> None:
-        """Write the round's numbers, and hand them over: those that wait would be lost where the run is killed."""
+        """Write the round's numbers."""
         for name, value in numbers(record).items():
             self._writer.add_scalar(name, value, record["round"])
-        self._writer.flush()
 
     def on_end(self, summary: Mapping[str, Any]) -> None:
         """Close the event file, if the run came as far as opening one."""
