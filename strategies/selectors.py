@@ -117,9 +117,10 @@ class Curriculum(ByLoss[CurriculumSettings]):
     """Draws from a pool of the easiest clients that grows (Vahidian et al. 2023): the first g(t) by mean loss."""
 
     def asks(self, round_: int, size: int) -> Sequence[str]:
-        """Ask everybody, where losses are asked for."""
+        """Ask everybody, where losses are asked for; also in the first round that takes clients, as after a warm-up."""
         wanted = self.settings.losses == "asked" and self.settings.order != "rand"
-        return list(self.clients) if wanted and (round_ - 1) % self.settings.every == 0 else ()
+        due = (round_ - 1) % self.settings.every == 0 or not self.known
+        return list(self.clients) if wanted and due else ()
 
     def choose(self, round_: int, size: int, losses: Mapping[str, float]) -> Sequence[str]:
         """Draw from the pool."""

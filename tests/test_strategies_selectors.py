@@ -95,6 +95,18 @@ def test_a_random_pool_asks_nobody_and_only_grows() -> None:
     assert len(first) <= 10  # the pool of the first round has a fifth of the clients
 
 
+def test_a_curriculum_asks_in_the_first_round_that_takes_clients() -> None:
+    """A server that warmed up takes them from a later round on, which need be none of those with questions."""
+    names = _names(6)
+    selector = make_selector("curriculum", {"every": 3}, names, 0, 20)
+    told = dict.fromkeys(names, 0.5)
+    asks = {}
+    for round_ in range(3, 9):
+        asks[round_] = bool(selector.asks(round_, 2))
+        selector.see(round_, told if asks[round_] else {}, {})
+    assert [round_ for round_, asked in asks.items() if asked] == [3, 4, 7]
+
+
 @given(LOSSES, st.data())
 def test_power_of_choice_takes_the_largest_losses_of_its_candidates(losses: list[float], data: st.DataObject) -> None:
     size = data.draw(st.integers(1, len(losses)))
