@@ -8,7 +8,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -273,9 +273,10 @@ class RayPool:
         return self._peak_mb + sum(actor.rss_mb for actor in self._actors)
 
     def close(self) -> None:
-        """End the actors, and the cluster where it was started here."""
+        """End the actors, and the cluster where it was started here; what a signal has ended already is passed over."""
         for actor in self._actors:
-            ray.kill(actor.handle)
+            with suppress(Exception):  # in the place of what broke the run off it would be told
+                ray.kill(actor.handle)
         self._actors.clear()
         ray.shutdown()
         if self._mark is not None:

@@ -116,7 +116,9 @@ def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:
 
 def test_a_client_tells_whether_it_finds_what_it_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="fedbox.client")
-    StateStore(tmp_path / "state" / RUN / "clients").write("client-0", 7, {"a": np.zeros(2)})
+    store = StateStore(tmp_path / "state" / RUN / "clients")
+    store.durable = True  # as that of a client that joins
+    store.write("client-0", 7, {"a": np.zeros(2)})
     for folder, told in (("state", "goes on with what it kept after round 7"), ("other", "has kept nothing there yet")):
         SiteWork("client-0", None, None, tmp_path / folder).prepare(check({}).model_dump_json(), RUN, 0, ())
         assert f"its state is in {tmp_path / folder}, and it {told}" in caplog.text

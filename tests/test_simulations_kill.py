@@ -216,7 +216,7 @@ def test_a_signal_leaves_no_process_and_no_memory_behind(tmp_path: Path, kind: s
         else:
             os.killpg(process.pid, number)  # as a terminal does: to the whole group
         error = process.communicate()[1]
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), error
     assert _until(lambda: not descendants(mark), 20)
     assert not {name for name in _memory_files() - before if "fedbox" in name or "torch" in name}
     if number != signal.SIGKILL:
