@@ -213,9 +213,9 @@ def data(
         typer.echo(f"picture: {plot}")
 
 
+app.command(cls=SettingsCommand)(folder_commands.report)
+app.command("list", cls=SettingsCommand)(folder_commands.list_runs)
 for command in (
-    folder_commands.report,
-    folder_commands.list_runs,
     server_commands.serve,
     client_commands.join,
     client_commands.status,
@@ -230,7 +230,7 @@ for command in (
     testing_commands.new,
     testing_commands.plugins,
 ):
-    app.command("list" if command is folder_commands.list_runs else None, cls=SettingsCommand)(command)
+    app.command(cls=SettingsCommand)(command)
 
 
 def _split(config: str | None, overrides: list[str] | None) -> tuple[str | None, list[str]]:

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..strategies.atomic import write_atomic
-from .folder import asked_for
+from .folder import write_asked
 from .groups import differences
 from .holdings import digest_of
 from .records import WHOLE, digest
@@ -86,9 +85,7 @@ def export(folder: Path, out: Path | None = None) -> Path:
     target = out or folder.resolve().parent / f"{folder.resolve().name}.zip"
     if target.is_dir():
         target = target / f"{folder.resolve().name}.zip"
-    with asked_for(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, _zipped({MANIFEST: _json(manifest), **{name: files[name] for name in FILES}}))
+    write_asked(target, _zipped({MANIFEST: _json(manifest), **{name: files[name] for name in FILES}}))
     return target
 
 

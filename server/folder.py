@@ -66,6 +66,13 @@ def asked_for(path: Path) -> Iterator[None]:
         raise FolderError(f"{path} cannot be written ({why}); give another --out") from error
 
 
+def write_asked(path: Path, data: bytes) -> None:
+    """Write a file that somebody asked for, and the folder that it is to lie in. Raises FolderError."""
+    with asked_for(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, data)
+
+
 class RunFolder:
     """A run's folder, locked while this object is open."""
 

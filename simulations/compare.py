@@ -130,9 +130,10 @@ def read_target(text: str) -> Target:
     """Read `accuracy=0.9`."""
     metric, _, value = text.partition("=")
     try:
-        if not math.isfinite(float(value)):
+        number = float(value)
+        if not math.isfinite(number):
             raise ValueError(value)
-        return Target(metric.strip(), float(value))
+        return Target(metric.strip(), number)
     except ValueError:
         fault = Fault("--target", f"got '{text}'; allowed: METRIC=NUMBER, as accuracy=0.9")
         raise ConfigError("compare", [fault]) from None

@@ -158,8 +158,7 @@ def _write(out: Path, found: "Mapping[Path, Sequence[Found]]") -> None:
     """Write what was seen as a list, as COCO's results: file_name, category, category_id, score and, of boxes, bbox."""
     import json
 
-    from ..server.folder import asked_for
-    from ..strategies.atomic import write_atomic
+    from ..server.folder import write_asked
 
     rows = []
     for picture, seen in found.items():
@@ -167,6 +166,4 @@ def _write(out: Path, found: "Mapping[Path, Sequence[Found]]") -> None:
             box = {} if each.bbox is None else {"bbox": [round(side, 2) for side in each.bbox]}
             about = {"file_name": str(picture), "category": each.category, "category_id": each.category_id}
             rows.append(json.dumps({**about, **box, "score": round(each.score, 6)}, ensure_ascii=False))
-    with asked_for(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, ("[" + ",\n ".join(rows) + "]\n").encode())
+    write_asked(out, ("[" + ",\n ".join(rows) + "]\n").encode())

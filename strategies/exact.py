@@ -79,13 +79,7 @@ class ExactSum:
         for name, array in arrays.items():
             if self._parts and (name not in self._parts or self._parts[name].shape[1:] != array.shape):
                 raise SumRangeError(f"array '{name}' of shape {array.shape} does not fit the sum")
-            # Rounding keeps the order, so the largest term is the largest value times the weight.
-            size = max(abs(float(array.max())), abs(float(array.min()))) * weight if array.size else 0.0
-            if not size < _MOST:  # NaN fails this comparison too
-                raise SumRangeError(
-                    f"array '{name}' reaches {size:g} times its weight; at most {_MOST:g} can be summed; {DIVERGED}"
-                )
-            largest = max(largest, size)
+            largest = max(largest, checked_size(name, array, weight))
         if self._parts and len(arrays) != len(self._parts):
             raise SumRangeError(f"the term lacks {', '.join(sorted(set(self._parts) - set(arrays)))}")
         return self._room(self.terms + 1, self._bound + largest)
@@ -158,6 +152,17 @@ class ExactSum:
             # asarray: NumPy makes a scalar of an array without axes as soon as one computes with it.
             means[name] = np.asarray(np.rint(mean) if kind.kind in "iub" else mean).astype(kind)
         return means
+
+
+def checked_size(name: str, array: NDArray[np.generic], weight: float = 1.0) -> float:
+    """Give the size of the largest value times the weight. Raises SumRangeError where that is out of a term's range."""
+    # Rounding keeps the order, so the largest term is the largest value times the weight.
+    size = max(abs(float(array.max())), abs(float(array.min()))) * weight if array.size else 0.0
+    if not size < _MOST:  # NaN fails this comparison too
+        raise SumRangeError(
+            f"array '{name}' reaches {size:g} times its weight; at most {_MOST:g} can be summed; {DIVERGED}"
+        )
+    return size
 
 
 def _add_term(

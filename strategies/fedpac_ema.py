@@ -30,6 +30,7 @@ from ..models.detector_parts import STRIDES
 from .box_teacher import BoxTeacher, box_samples
 from .by_client import divided, joined
 from .contract import Arrays, Ask, Batch, ExactSum, Plugin, Site, UnsuitableError, Update
+from .exact import checked_size
 from .semi_boxes import SemiBoxClient, SemiBoxServer, SemiBoxSettings
 from .simplex import least_quadratic
 from .validate import check_extra
@@ -190,8 +191,9 @@ class FedPACServer(SemiBoxServer[FedPACSettings]):
             wanted = {"sums": ((classes, width), "f"), "counts": ((classes,), "f"), "v": ((1,), "f")}
             check_extra(update, wanted)
             # Numbers whose squares overflow would end the run, not only this client; V is one of squares.
-            given = {name: update.extra[name] for name in wanted}
-            ExactSum().add({**given, "v": np.sqrt(np.abs(given["v"]))}, 1)
+            for name in wanted:
+                value = update.extra[name]
+                checked_size(name, np.sqrt(np.abs(value)) if name == "v" else value)
             weights.add(update.weights, update.examples)
             heads = {name: value for name, value in update.weights.items() if name.startswith(_CLASSIFIER)}
             told[client] = (heads, dict(update.extra))

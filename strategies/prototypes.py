@@ -28,6 +28,7 @@ from .contract import (
     Site,
     Update,
 )
+from .exact import checked_size
 from .personal import keep, kept
 from .pseudo import class_samples
 
@@ -208,7 +209,7 @@ class PrototypeServer(ServerHalf[S]):
         told = labels.tolist()
         if len(set(told)) < len(told) or not set(told) <= set(range(count)):
             raise RefusedUpdateError(f"prototypes of the classes {told}; wanted: distinct ones of 0..{count - 1}")
-        ExactSum().add({PROTOTYPES: means}, 1)  # raises for all of its classes before the first of them counts
+        checked_size(PROTOTYPES, means)  # raises for all of its classes before the first of them counts
         yield from zip(told, means, strict=True)
 
     def finish(self, total: Any, round_: int) -> None:

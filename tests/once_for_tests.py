@@ -42,12 +42,10 @@ def _memory_once(update: Update, file: Path) -> Update:
 def _kill_node(update: Update, file: Path) -> Update:
     """Kill a node of Ray, the parent of its actors, where this is one of them; the file names it."""
     try:
-        ours = int(file.read_text()) == os.getppid()
-        if ours:
-            file.unlink()
+        if int(file.read_text()) != os.getppid():
+            return update
+        file.unlink()
     except FileNotFoundError:  # another client was first
-        return update
-    if not ours:
         return update
     os.kill(os.getppid(), signal.SIGKILL)
     return kill(update)
