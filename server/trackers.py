@@ -86,6 +86,16 @@ class CSV(Callback):
         write_atomic(self._file, text.getvalue().encode())
 
 
+def _await_turn(place: Path) -> None:
+    """Wait, a second at most, until a new event file is the last one by its name, in whose order they are read.
+
+    The name has the whole second and then the process, so that of a run resumed within its second may come first.
+    """
+    seconds = (file.name.split(".")[3] for file in place.glob("events.out.tfevents.*"))
+    newest = max((int(text) for text in seconds if text.isdecimal()), default=0)
+    time.sleep(min(max(newest + 1 - time.time(), 0.0), 1.0))
+
+
 class TensorBoard(Callback):
     """Writes every round as TensorBoard events into DIR/tensorboard."""
 
@@ -101,7 +111,9 @@ class TensorBoard(Callback):
         """
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=1, flush_secs=_SHOWN)
+        place = folder / "tensorboard"
+        _await_turn(place)
+        self._writer = SummaryWriter(place, purge_step=1, flush_secs=_SHOWN)
         for record in unheard(folder, 0, first):
             self.on_round(record)
 

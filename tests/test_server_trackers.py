@@ -18,6 +18,7 @@ from plugins_for_tests import environment, run, summary
 
 import fedbox
 from fedbox.configs import ConfigError
+from fedbox.server.trackers import TensorBoard
 from fedbox.server.tracking import TrackerError, find_callback
 from fedbox.strategies.registry import PluginError
 
@@ -119,6 +120,20 @@ def test_a_killed_run_leaves_no_gap_in_what_the_trackers_have(tmp_path: Path) ->
     assert _steps(folder) == [(step, pytest.approx(value, rel=1e-6)) for step, value in wanted]
     with (folder / "metrics.csv").open(newline="") as file:
         assert [(int(row["round"]), float(row["metrics/accuracy"])) for row in csv.DictReader(file)] == wanted
+
+
+def test_the_events_of_a_run_that_is_resumed_at_once_are_read_last(tmp_path: Path) -> None:
+    """Files are read in the order of their names: whole seconds, then the machine and the process."""
+    pytest.importorskip("tensorboard")
+    place = tmp_path / "tensorboard"
+    place.mkdir()
+    before = place / f"events.out.tfevents.{int(time.time()):010d}.~.0.0"
+    before.touch()
+    tracker = TensorBoard()
+    tracker.on_start(fedbox.load_config({}), tmp_path, 1)
+    tracker.on_end({})
+    assert len(found := sorted(place.iterdir())) == 2
+    assert found[0] == before
 
 
 def test_a_tracker_that_is_new_to_a_run_gets_the_rounds_before(tmp_path: Path) -> None:
