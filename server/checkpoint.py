@@ -69,6 +69,10 @@ class Pace:
 
     def __init__(self, folder: Path, every: int | None, pause: float) -> None:
         self._clients, self._every, self._pause = folder / "clients", every, pause
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a pause: before the first round there is nothing to write down, however long the start takes."""
         self._last = time.monotonic()
 
     def due(self, round_: int) -> bool:

@@ -127,6 +127,7 @@ class Coordinator:
         if self.left(first):
             (self.folder / "summary.json").unlink(missing_ok=True)  # of a part that ended; the run goes on
         self.callback.on_start(self.config, self.folder, first)
+        self.pace.begin()
         try:
             for round_ in range(first, self.config.rounds + 1):
                 if self.stopper.done:

@@ -3,9 +3,10 @@
 import os
 import signal
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import ray
@@ -17,6 +18,8 @@ _CONNECT = 4.0  # seconds that an address has to answer
 _LOCAL_STARTS = 3  # attempts to start a cluster here
 _TOKEN = "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless the token lies in ~/.ray/auth_token"
 
+_apart = Event()  # set while a process that is forked here gets a group of its own
+
 
 def connect(config: RayConfig, workers: int) -> None:
     """Start a cluster here or join one. Raises ConfigError when the address does not answer, within seconds."""
@@ -26,7 +29,8 @@ def connect(config: RayConfig, workers: int) -> None:
         _knock(config.address)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        _init(config.address, quiet)
+        with _groups_of_their_own():
+            _init(config.address, quiet)
     except SystemExit as error:  # Ray's own handler of SIGTERM, while it starts
         ray.shutdown()
         raise KeyboardInterrupt from error
@@ -53,6 +57,28 @@ def actors_of(config: RayConfig, gpus: float) -> int:
         )
         raise ConfigError("given", [Fault("engine.ray.actors", problem)])
     return wanted
+
+
+@contextmanager
+def _groups_of_their_own() -> Iterator[None]:
+    """Keep a signal to this program's process group from the processes that Ray starts meanwhile.
+
+    Ctrl-C they do not hear anyway. By SIGTERM they would end before the run does, and with them, in the middle of what
+    it still has to write, this process: Ray's client ends it, with exit code 1, when the object store is gone.
+    """
+    _apart.set()
+    try:
+        yield
+    finally:
+        _apart.clear()
+
+
+def _part() -> None:
+    if _apart.is_set():
+        os.setpgid(0, 0)
+
+
+os.register_at_fork(after_in_child=_part)  # Ray gives no choice; it starts its processes by a fork that calls this
 
 
 def _init(address: str | None, options: dict[str, Any]) -> None:
