@@ -16,27 +16,62 @@ from ..configs.schema import RayConfig
 
 _CONNECT = 4.0  # seconds that an address has to answer
 _LOCAL_STARTS = 3  # attempts to start a cluster here
+_UP = 60.0  # seconds that Ray has to come up, to be ended again
 _TOKEN = "it wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless the token lies in ~/.ray/auth_token"
 
 _apart = Event()  # set while a process that is forked here gets a group of its own
 
 
-def connect(config: RayConfig, workers: int) -> None:
-    """Start a cluster here or join one. Raises ConfigError when the address does not answer, within seconds."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray must not phone home
-    quiet = {"include_dashboard": False, "num_cpus": workers} if config.address is None else {}
-    if config.address not in (None, "auto"):
-        _knock(config.address)
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        with _groups_of_their_own():
-            _init(config.address, quiet)
-    except SystemExit as error:  # Ray's own handler of SIGTERM, while it starts
+class Cluster:
+    """A Ray cluster that is started here, or joined, and left by `close`; there is one at a time.
+
+    Ray comes up on a thread of its own. The main thread, where signals arrive, waits for it: Ray that is broken off in
+    the middle does not let the process end, and its own handler of SIGTERM it puts on the main thread alone. That
+    thread stays until `close`, as the kernel ends what Ray has started when the thread ends that started it.
+    """
+
+    def __init__(self, config: RayConfig, workers: int) -> None:
+        """Start a cluster of `workers` cores here or join one.
+
+        Raises ConfigError when the address does not answer, within seconds, and KeyboardInterrupt when a signal came.
+        """
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray must not phone home
+        self._options = {"include_dashboard": False, "num_cpus": workers} if config.address is None else {}
+        self._address, self._left = config.address, Event()
+        self._came = SimpleQueue[BaseException | None]()
+        if config.address not in (None, "auto"):
+            _knock(config.address)
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            Thread(target=self._keep, daemon=True).start()
+            error = self._came.get()
+        except KeyboardInterrupt:
+            signal.alarm(0)  # of Ray's C++ handler, which is there for a moment: it ends the process after 3 s
+            with suppress(Empty):
+                self._came.get(timeout=_UP)
+            self.close()
+            raise
+        finally:
+            if handler is not None:
+                with suppress(ValueError):  # not the main thread
+                    signal.signal(signal.SIGTERM, handler)
+        if error is not None:
+            raise error
+
+    def _keep(self) -> None:
+        try:
+            with _groups_of_their_own():
+                _init(self._address, self._options)
+        except BaseException as error:
+            self._came.put(error)
+        else:
+            self._came.put(None)
+            self._left.wait()
+
+    def close(self) -> None:
+        """Leave the cluster, and end it where it was started here."""
         ray.shutdown()
-        raise KeyboardInterrupt from error
-    finally:
-        with suppress(ValueError):  # not the main thread: nothing was taken
-            signal.signal(signal.SIGTERM, handler)  # Ray takes it over; ours leaves a run that can be resumed
+        self._left.set()
 
 
 def actors_of(config: RayConfig, gpus: float) -> int:

@@ -21,7 +21,7 @@ from ..strategies.federation import Federation
 from ..strategies.grids import Span
 from .forking import module_path
 from .packing import Layout, layout_of, unpack, write_arrays
-from .ray_cluster import actors_of, connect
+from .ray_cluster import Cluster, actors_of
 from .resident import MARK, Resident
 from .retries import Retries, lacked_memory
 from .schedule import Schedule
@@ -73,9 +73,9 @@ class RayPool:
         self._mark: Path | None = None
         self.retries = Retries()
         self._arguments: tuple[Any, ...] = ()
-        connect(config, workers)
+        self._cluster = Cluster(config, workers)
         with ExitStack() as stack:
-            stack.callback(ray.shutdown)
+            stack.callback(self._cluster.close)
             self.workers = actors_of(config, self._gpus)
             stack.pop_all()
 
@@ -278,7 +278,7 @@ class RayPool:
             with suppress(Exception):  # in the place of what broke the run off it would be told
                 ray.kill(actor.handle)
         self._actors.clear()
-        ray.shutdown()
+        self._cluster.close()
         if self._mark is not None:
             self._mark.unlink(missing_ok=True)
 

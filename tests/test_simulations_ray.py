@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -154,7 +153,7 @@ def test_a_cluster_whose_start_times_out_is_started_again(late: int, monkeypatch
     import ray
 
     from fedbox.configs.schema import RayConfig
-    from fedbox.simulations.ray_cluster import connect
+    from fedbox.simulations.ray_cluster import Cluster
 
     start, begun = ray.init, list[int]()
 
@@ -165,17 +164,17 @@ def test_a_cluster_whose_start_times_out_is_started_again(late: int, monkeypatch
         start(**options)
 
     monkeypatch.setattr(ray, "init", slow)
-    try:
-        if late == 1:
-            connect(RayConfig(), 1)
+    if late == 1:
+        cluster = Cluster(RayConfig(), 1)
+        try:
             assert ray.cluster_resources()["CPU"] == 1
             assert len(begun) in (2, 3)  # the real one may be late as well
-        else:
-            with pytest.raises(ConfigError, match=r"no Ray cluster could be started .*Timed out waiting"):
-                connect(RayConfig(), 1)
-            assert len(begun) == 3
-    finally:
-        ray.shutdown()
+        finally:
+            cluster.close()
+    else:
+        with pytest.raises(ConfigError, match=r"no Ray cluster could be started .*Timed out waiting"):
+            Cluster(RayConfig(), 1)
+        assert len(begun) == 3
 
 
 def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +182,7 @@ def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -
     import ray
 
     from fedbox.configs.schema import RayConfig
-    from fedbox.simulations.ray_cluster import connect
+    from fedbox.simulations.ray_cluster import Cluster
 
     def refuse(address: str) -> None:
         raise type("AuthenticationError", (RuntimeError,), {})(f"{address}: no token")
@@ -193,26 +192,37 @@ def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -
         other.bind(("127.0.0.1", 0))
         other.listen()
         with pytest.raises(ConfigError, match="set RAY_AUTH_MODE=token"):
-            connect(RayConfig(address=f"127.0.0.1:{other.getsockname()[1]}"), 1)
+            Cluster(RayConfig(address=f"127.0.0.1:{other.getsockname()[1]}"), 1)
 
 
-def test_sigterm_while_ray_starts_is_an_interruption(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's own handler, in place until `ray.init` returns, ends the process with the signal's number."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_ray_starts_is_an_interruption(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray comes up all the same and is ended again: broken off in the middle it would not let the process end."""
     import ray
 
     from fedbox.configs.schema import RayConfig
-    from fedbox.simulations.ray_cluster import connect
+    from fedbox.server.session import raise_on_sigterm
+    from fedbox.simulations.ray_cluster import Cluster
+
+    start, taken = ray.init, list[Any]()
+
+    def interrupted(**options: Any) -> None:
+        os.kill(os.getpid(), number)
+        start(**options)
+        taken.append(ray.is_initialized())
 
     before = signal.getsignal(signal.SIGTERM)
-
-    def interrupted(**_options: Any) -> None:
-        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(number))
-        os.kill(os.getpid(), signal.SIGTERM)
-
     monkeypatch.setattr(ray, "init", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        connect(RayConfig(), 1)
-    assert signal.getsignal(signal.SIGTERM) is before
+    try:
+        raise_on_sigterm()
+        ours = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            Cluster(RayConfig(), 1)
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert taken == [True]
+    assert not ray.is_initialized()
 
 
 def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
