@@ -63,8 +63,9 @@ def final_rows(groups: Sequence[Group], columns: Sequence[Column], metric: str) 
     """Build the rows of the final figures: each group, marked where it is best, then its runs."""
     told = {id(run): figures(run, metric) for group in groups for run in group.runs}
     stats = [{c.key: mean_std([told[id(r)][c.key] for r in g.used]) for c in columns} for g in groups]
-    # A run that did not end is cheaper and not as far, so it cannot be the best.
-    fair = [group.used[0].whole for group in groups]
+    # A run that did not end is cheaper and not as far, and a mean without the seeds that ran away is of the lucky ones:
+    # neither can be the best.
+    fair = [group.used[0].whole and len(finals(group, metric)) in (0, len(group.used)) for group in groups]
     best: dict[str, str] = {}
     for c in columns:
         means = finite([stat[c.key][0] for stat, ok in zip(stats, fair, strict=True) if ok])

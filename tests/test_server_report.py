@@ -53,6 +53,8 @@ def test_a_seed_that_diverged_is_in_no_mean_in_so_many_words(tmp_path: Path) -> 
     text = page(runs, tmp_path)
     assert "digits: accuracy is not a finite number at the end of seed 2, so its final mean is that of 2 of 3" in text
     assert "finite number" not in page(runs[:2], tmp_path)
+    steady = [make_run(tmp_path / f"s{seed}", [0.5, 0.5], strategy="local", seed=seed) for seed in range(3)]
+    assert "local ended with accuracy 0.5000" in page([*runs, *steady], tmp_path)  # 0.625 is that of the lucky two
 
 
 def test_nothing_is_asked_of_another_server(tmp_path: Path) -> None:
