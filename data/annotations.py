@@ -13,7 +13,7 @@ from pydantic import Field
 
 from .arrays import DataError
 from .draws import generator
-from .trees import Tree
+from .trees import SHOWN, Tree
 
 Side = Annotated[int, Field(ge=32, multiple_of=32)]
 BoxSize = Side | tuple[Side, Side]
@@ -26,7 +26,6 @@ CacheFolder = Path | None
 # Real photographs: the constants of ImageNet.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNKNOWN = "unknown"
-SHOWN = 5  # faults told in full
 
 Key = int | float | str
 
@@ -124,7 +123,9 @@ def limited(pictures: Sequence[Picture], limit: int | None, part: str) -> list[P
 
 
 def chosen_classes(known: Sequence[str], wanted: Sequence[str] | None, where: str) -> tuple[str, ...]:
-    """Return the classes to keep, in order: `wanted`, or all; raise DataError for one that is not known."""
+    """Return the classes to keep, in order: `wanted`, or all; raise DataError for an unknown one, and for none."""
+    if not known:
+        raise DataError(f"{where} has no class, and so nothing to detect")
     if wanted is None:
         return tuple(known)
     unknown = [name for name in wanted if name not in known]
@@ -155,6 +156,14 @@ def extent(values: object, where: str) -> tuple[int, int]:
     if not all(side >= 0 and side.is_integer() for side in sides):
         raise DataError(f"{where}: whole numbers of pixels are needed, got {shown(values)}")
     return int(sides[0]), int(sides[1])
+
+
+def claimed(sides: Sequence[object], where: str) -> tuple[int, int] | None:
+    """Return the (width, height) that annotations claim; None where a tool left one out, empty, null or 0."""
+    if any(side is None or (isinstance(side, str) and not side.strip()) for side in sides):
+        return None
+    size = extent(sides, where)
+    return size if min(size) > 0 else None
 
 
 def key(value: object, where: str) -> Key:

@@ -23,7 +23,7 @@ from .annotations import (
     Picture,
     TestLimit,
     chosen_classes,
-    extent,
+    claimed,
     inside,
     key,
     needed,
@@ -80,7 +80,7 @@ def read_coco(
     Raises DataError that names the file and the record or line for whatever does not fit.
     """
     holds = (train, "annotations", images or IMAGES)
-    tree = Tree("coco", root, "annotations/*.json and images/ (COCO), or a zip archive of them", holds)
+    tree = Tree("coco", root, "annotations/*.json and images/ (COCO)", holds)
     with tree.lines():
         given = {"train": train} if test is None else {"train": train, "test": test}
         paths = [annotations_of(tree, option, path) for option, path in given.items()]
@@ -128,10 +128,11 @@ def read_soda10m(
             for part, place in zip(parts, ("train", "val"), strict=True)
         )
         if unlabelled is not None:
-            bare = tree.below(unlabelled)
+            where, bare, attributes = tree.full(unlabelled), tree.below(unlabelled), {"labels": "no"}
             if not bare:
-                raise DataError(f"{tree.full(unlabelled)} holds no pictures")
-            where, attributes = tree.full(unlabelled), {"labels": "no"}
+                fault = "holds no pictures" if tree.has_folder(unlabelled) else "does not exist"
+                hint = "name the folder of the unlabelled ones with data.options.unlabelled, null for none"
+                raise DataError(f"{where} {fault}; {hint}")
             train += [Picture(path, where, attributes=attributes, annotated=False) for path in bare]
         data = Framing(size, min_side, bad_boxes, cache).parts(tree, train, test, (limit, test_limit))
         return BoxSet("soda10m", *data, names, MEAN, STD)
@@ -178,7 +179,8 @@ def _read(tree: Tree, path: str) -> _Part:
     for place, record in records(needed(content, "annotations", where), "annotations", where):
         image, category = _id(record, "image_id", place), _id(record, "category_id", place)
         if image not in annotations:
-            raise DataError(f"{place} belongs to image_id {shown(image)}, which no image record has")
+            known = shown(list(annotations))
+            raise DataError(f"{place} belongs to image_id {shown(image)}, which no image record has; ids are {known}")
         if category not in categories:
             known = shown(_in_order(categories))
             raise DataError(f"{place} has the unknown category_id {shown(category)}; known are {known}")
@@ -223,9 +225,7 @@ def _pictures(
             if annotation["category_id"] in kept
         ]
         attributes = {**plain(record, _OWN_KEYS), **(more or {})}
-        size = None
-        if {"width", "height"} <= record.keys():
-            size = extent([record["width"], record["height"]], f"{where}: width, height")
+        size = claimed([record.get("width"), record.get("height")], f"{where}: width, height")
         pictures.append(Picture(path if tree.has(path) or not tree.has(file) else file, where, marks, attributes, size))
     return pictures
 

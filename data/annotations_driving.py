@@ -1,6 +1,6 @@
 """Driving scenes as they are published: BDD100K's detection json and Cityscapes' polygons."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,9 @@ _BDD_CLASSES = (
 _BDD_SYNONYMS = {"pedestrian": "person", "motor": "motorcycle", "bike": "bicycle"}
 _BDD_WEATHERS = {"partly cloudy": "cloudy"}
 _BDD_PLACES = ("", "bdd100k/")
-_BDD_FILES = ("labels/det_20/det_{}.json", "labels/bdd100k_labels_images_{}.json")
+_BDD_FILES = ("labels/det_20/det_{}.json", "labels/bdd100k_labels_images_{}.json", "labels/100k/{}/")
+
+_Labels = Iterator[tuple[str, dict[str, Any]]]
 
 CITYSCAPES_CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 # What else Cityscapes labels. Things in a group, hard to tell apart, have the label of one and "group" behind it.
@@ -79,6 +81,7 @@ def read_bdd100k(
 ) -> BoxSet:
     """Read BDD100K: images/100k/{train,val} and labels/det_20/det_{train,val}.json, or the files of 2018.
 
+    Those are a list of all pictures or, in labels/100k/{train,val}, a file for each.
     root: the folder that holds images/ and labels/, one above it, or a zip archive. weathers: keep only
     pictures of these (cloudy, which BDD100K calls partly cloudy, clear, overcast, rainy, snowy, foggy,
     undefined). classes: those to keep, None for all; the names are those of 2020 but person for pedestrian.
@@ -104,30 +107,54 @@ def _bdd_pictures(
 ) -> list[Picture]:
     number = {name: index for index, name in enumerate(names)}
     pictures, seen = [], set()
-    content = tree.json(path)
-    # Scalabel, with which BDD100K is labelled, writes the list into an object beside its own settings.
-    frames = content["frames"] if isinstance(content, dict) and "frames" in content else content
-    for where, record in records(frames, "frames", tree.full(path)):
+    for where, record, labels in _bdd_frames(tree, path):
         given = record.get("attributes")
         attributes = {} if given is None else plain(mapping(given, f"{where}: attributes"))
         if "weather" in attributes:
             attributes["weather"] = _BDD_WEATHERS.get(attributes["weather"], attributes["weather"])
-        seen.add(attributes.get("weather", ""))
+        seen |= {attributes["weather"]} if "weather" in attributes else set()
         if weathers is not None and attributes.get("weather") not in weathers:
             continue
         file = inside(word(needed(record, "name", where), f"{where}: name"), where)
-        marks = _bdd_marks(record, number, where)
+        marks = _bdd_marks(labels, number, file)
         pictures.append(Picture(f"{images}/{file}", where, marks, attributes))
     unknown = sorted(set(weathers or ()) - seen)
     if unknown:
-        raise DataError(f"{tree.full(path)} has no picture with weather {', '.join(unknown)}; it has {sorted(seen)}")
+        known = ", ".join(sorted(seen)) or "no weather at all"
+        raise DataError(f"{tree.full(path)} has no picture with weather {', '.join(unknown)}; it has {known}")
     return pictures
 
 
-def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> list[Mark]:
+def _bdd_frames(tree: Tree, path: str) -> Iterator[tuple[str, dict[str, Any], _Labels]]:
+    """Yield (where, record, labels) of each picture, from a file for all or a folder of files for one each."""
+    if not path.endswith("/"):
+        content = tree.json(path)
+        # Scalabel, with which BDD100K is labelled, writes the list into an object beside its own settings.
+        frames = content["frames"] if isinstance(content, dict) and "frames" in content else content
+        for where, record in records(frames, "frames", tree.full(path)):
+            yield where, record, _bdd_labels(record, "labels", where)
+        return
+    for file in tree.below(path.rstrip("/"), (".json",)):
+        where = tree.full(file)
+        record = mapping(tree.json(file), where)
+        frames = list(records(needed(record, "frames", where), "frames", where))
+        if len(frames) != 1:
+            raise DataError(f"{where} must hold one frame, as it is of one picture; got {len(frames)}")
+        place, frame = frames[0]
+        name = word(needed(record, "name", where), f"{where}: name")
+        named = {**record, "name": name if name.endswith(".jpg") else f"{name}.jpg"}
+        yield where, named, _bdd_labels(frame, "objects", place)
+
+
+def _bdd_labels(record: dict[str, Any], name: str, where: str) -> _Labels:
+    """Yield (where, label) of the list of that name; pictures without any have null or no list."""
+    labels = record.get(name)
+    return records([] if labels is None else labels, name, where)
+
+
+def _bdd_marks(labels: _Labels, number: dict[str, int], picture: str) -> list[Mark]:
     marks = []
-    labels = record.get("labels")
-    for place, label in records([] if labels is None else labels, "labels", where):
+    for place, label in labels:
         if label.get("box2d") is None:
             continue
         given = word(needed(label, "category", place), f"{place}: category")
@@ -138,7 +165,7 @@ def _bdd_marks(record: dict[str, Any], number: dict[str, int], where: str) -> li
             box = mapping(label["box2d"], f"{place}: box2d")
             values = [needed(box, key, f"{place}: box2d") for key in ("x1", "y1", "x2", "y2")]
             x1, y1, x2, y2 = numbers(values, 4, f"{place}: box2d")
-            marks.append(Mark((x1, y1, x2, y2), number[category], f"{place} of {record['name']}"))
+            marks.append(Mark((x1, y1, x2, y2), number[category], f"{place} of {picture}"))
     return marks
 
 
@@ -176,7 +203,7 @@ def _city_pictures(tree: Tree, annotations: str, part: str, names: Sequence[str]
     ending = f"_{annotations}_polygons.json"
     files = tree.below(f"{annotations}/{part}", (ending.lower(),))
     if not files:
-        raise DataError(f"{tree.full(annotations)}/{part} holds no <city>/*{ending}")
+        raise DataError(f"{tree.full(annotations)}/{part} holds no <city>/*{ending}{tree.astray()}")
     pictures = []
     for file in files:
         path = f"leftImg8bit{file.removeprefix(annotations).removesuffix(ending)}_leftImg8bit.png"

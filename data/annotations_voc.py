@@ -21,7 +21,7 @@ from .annotations import (
     Picture,
     TestLimit,
     chosen_classes,
-    extent,
+    claimed,
     inside,
     numbers,
     shown,
@@ -98,7 +98,8 @@ def _image_set(tree: Tree, part: str) -> list[str]:
     path = f"ImageSets/Main/{part}.txt"
     if not tree.has(path):
         sets = [Path(file).stem for file in tree.below("ImageSets/Main", (".txt",))]
-        raise DataError(f"{tree.full(path)} does not exist; image sets are {', '.join(sets) or 'none'}")
+        told = f"image sets are {', '.join(sets) or 'none'}{tree.astray()}"
+        raise DataError(f"{tree.full(path)} does not exist; {told}")
     rows: dict[str, int] = {}
     for row, line in enumerate(tree.text(path).splitlines(), 1):
         # A set for one class has a second column, 1, 0 or -1; names may hold spaces.
@@ -122,16 +123,14 @@ def _note(tree: Tree, stem: str) -> _Note:
     sides = top.find("size")
     size = None
     if sides is not None:
-        size = extent([sides.findtext("width"), sides.findtext("height")], f"{where}: size/width, size/height")
-    # Some tools leave the size empty: 0 x 0 claims nothing.
-    claimed = size if size and min(size) > 0 else None
+        size = claimed([sides.findtext("width"), sides.findtext("height")], f"{where}: size/width, size/height")
     attributes = {
         element.tag: element.text.strip()
         for element in top
         if element.tag not in _OWN_TAGS and len(element) == 0 and element.text and element.text.strip()
     }
     file = (top.findtext("filename") or "").strip()
-    return _Note(where, stem, file, claimed, things, attributes)
+    return _Note(where, stem, file, size, things, attributes)
 
 
 def _text(tree: Tree, path: str) -> str:
@@ -192,13 +191,18 @@ def _picture(tree: Tree, note: _Note, names: Sequence[str], known: Sequence[str]
     marks = []
     for thing in note.things:
         if thing.name not in known:
-            told = ", ".join(known) or "no object at all"
-            raise DataError(f"{thing.where}: unknown class {shown(thing.name)}; the train set has {told}")
+            raise DataError(f"{thing.where}: unknown class {shown(thing.name)}; the train set has {', '.join(known)}")
         if thing.name in names:
             ignored = thing.difficult and not difficult
             marks.append(Mark(thing.corners, names.index(thing.name), thing.where, ignored))
-    candidates = [f"JPEGImages/{note.stem}{suffix}" for suffix in SUFFIXES]
-    if note.file:
-        candidates.append(inside(f"JPEGImages/{note.file}", note.where))
-    path = next((file for file in candidates if tree.has(file)), f"JPEGImages/{note.stem}.jpg")
-    return Picture(path, note.where, marks, note.attributes, note.size)
+    return Picture(_file(tree, note), note.where, marks, note.attributes, note.size)
+
+
+def _file(tree: Tree, note: _Note) -> str:
+    """Return the path of a picture: by the name of its annotation file, which wins, or by the one given there."""
+    own = [f"JPEGImages/{note.stem}{suffix}" for lower in SUFFIXES for suffix in (lower, lower.upper())]
+    found = next((path for path in own if tree.has(path)), None)
+    if found is None and note.file:
+        named = inside(f"JPEGImages/{note.file}", note.where)
+        found = named if tree.has(named) else None
+    return found or f"JPEGImages/{note.stem}.jpg"

@@ -86,7 +86,9 @@ def read_yolo(
 
 def _config(tree: Tree, data: str) -> dict[str, Any]:
     if not tree.has(data):
-        raise DataError(f"{tree.full(data)} does not exist; name the file in data, or give the option names")
+        found = ", ".join(tree.below("", (".yaml", ".yml"))) or "none"
+        hint = f"name one with data.options.data, or the classes with data.options.names{tree.astray()}"
+        raise DataError(f"{tree.full(data)} does not exist; YAML files are {found}; {hint}")
     content = tree.yaml(data)
     if not isinstance(content, dict):
         raise DataError(f"{tree.full(data)} must hold names, train and val, got {shown(content)}")
@@ -269,8 +271,8 @@ def _whole(number: str) -> str:
 
 
 def _corners(values: Sequence[float], where: str) -> tuple[float, float, float, float]:
-    # Written so that a NaN fails it.
-    if not all(-0.001 <= value <= 1.001 for value in values):
+    # As far out as Ultralytics takes them; boxes are clipped later. Written so that a NaN fails it.
+    if not all(-0.01 <= value <= 1.01 for value in values):
         raise DataError(f"{where}: {list(values)} must be shares of the picture's sides, from 0 to 1")
     if len(values) == 4:
         x, y, width, height = values

@@ -1,7 +1,8 @@
 """Where COCO's files lie: annotation files and folders of pictures by the names that are usual, where none are given.
 
 The official archives unpack to annotations/instances_train2017.json, train2017/ and val2017/; most tools put the
-folders of pictures below images/. What is found follows from the names alone, and what is not unique is refused.
+folders of pictures below images/; Roboflow's exports have train/_annotations.coco.json among the pictures. What is
+found follows from the names alone, and what is not unique is refused.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from .trees import Tree
 
 TRAIN, TEST, IMAGES = "annotations/train.json", "annotations/test.json", "images"
 _ALSO = {
-    TRAIN: ("annotations/instances_train*.json",),
-    TEST: ("annotations/val.json", "annotations/instances_val*.json"),
+    TRAIN: ("annotations/instances_train*.json", "train/_annotations.coco.json"),
+    TEST: ("annotations/val.json", "annotations/instances_val*.json", "valid/_annotations.coco.json"),
 }
 
 
@@ -33,7 +34,8 @@ def annotations_of(tree: Tree, option: str, given: str) -> str:
         f"in its place there are {', '.join(found)}" if found else f"annotation files are {', '.join(there) or 'none'}"
     )
     without = ", or data.options.test=null" if option == "test" else ""
-    raise DataError(f"{tree.full(given)} does not exist; {told}; name one with data.options.{option}{without}")
+    hint = f"name one with data.options.{option}{without}{tree.astray()}"
+    raise DataError(f"{tree.full(given)} does not exist; {told}; {hint}")
 
 
 def known_annotations(tree: Tree) -> list[str]:
@@ -44,12 +46,13 @@ def known_annotations(tree: Tree) -> list[str]:
 def folder_of(tree: Tree, annotations: str, files: Sequence[str], option: str, given: str | None, first: str) -> str:
     """Return the folder from which the pictures `files` of an annotation file count: the first that has one of them.
 
-    Where the option gives none, it is `first`, the root, or one with the name of the annotation file. Raises DataError
-    where no picture is found.
+    Where the option gives none, it is `first`, the root, one with the name of the annotation file, or the one in which
+    that lies. Raises DataError where no picture is found.
     """
-    name = annotations.rpartition("/")[2].removesuffix(".json").removeprefix("instances_")
+    own, _, name = annotations.rpartition("/")
+    name = name.removesuffix(".json").removeprefix("instances_")
     usual = [folder for part in (name, name.rstrip("0123456789")) for folder in (part, f"{IMAGES}/{part}")]
-    folders = list(dict.fromkeys([first, "", *usual] if given is None else [given, ""]))
+    folders = list(dict.fromkeys([first, "", *usual, own] if given is None else [given, ""]))
     for file in files:
         for folder in folders:
             if tree.has(below(folder, file)):

@@ -24,6 +24,7 @@ from .annotations import (
     BadBoxes,
     BoxSize,
     CacheFolder,
+    Mark,
     Picture,
     check_distinct,
     check_present,
@@ -48,6 +49,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _MARGIN = 114
+_NO_AREA = "has no area (x1 < x2 and y1 < y2 are needed)"
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Framing:
         check_distinct(tree, {"train": train, "test": test})
         names = sorted({name for picture in [*train, *test] for name in picture.attributes})
         kept = limited(train, limits[0], "train"), limited(test, limits[1], "test")
+        self._check_marks([*kept[0], *kept[1]])
         return self.build(tree, kept[0], names, "train"), self.build(tree, kept[1], names, "test")
 
     def build(self, tree: Tree, pictures: Sequence[Picture], attributes: Sequence[str], part: str) -> BoxData:
@@ -107,6 +110,19 @@ class Framing:
             np.array([picture.annotated for picture in pictures], bool),
             Regions(*others) if ignored.any() else None,
         )
+
+    def _check_marks(self, pictures: Sequence[Picture]) -> None:
+        """Raise DataError for bad boxes, unless they are to be left out, before the hours that decoding may take.
+
+        Where annotations do not claim the size of a picture, only boxes without area are known to be bad.
+        """
+        if self.bad_boxes == "drop":
+            return
+        claims = [(picture, picture.size) for picture in pictures if picture.size is not None]
+        self._boxes([picture for picture, _ in claims], [size for _, size in claims])
+        marks = [mark for picture in pictures if picture.size is None for mark in picture.marks]
+        empty = _empty(np.array([mark.corners for mark in marks], np.float64).reshape(-1, 2, 2))
+        self._tell([_fault(marks[row], np.array(marks[row].corners), _NO_AREA) for row in np.flatnonzero(empty)])
 
     def _images(self, tree: Tree, pictures: Sequence[Picture], part: str) -> tuple[UInt8Array | Rows, Sequence[Extent]]:
         """Return the images, uint8 [n, 3, h, w], and the (width, height) of each picture."""
@@ -162,7 +178,7 @@ class Framing:
         shifts = np.array([shift for _, shift in fits], np.float64).reshape(-1, 1, 2)[owners]
         shares = np.array([picture.shares for picture in pictures], bool)[owners]
         corners = corners * np.where(shares[:, None, None], extents, 1)
-        empty = np.asarray((~np.isfinite(corners) | (corners[:, 1:] <= corners[:, :1])).any((1, 2)))
+        empty = _empty(corners)
         clipped = np.clip(corners, 0, extents)
         outside = np.asarray((clipped[:, 1] <= clipped[:, 0]).any(1))
         moved = (clipped * scales + shifts).astype(np.float32)
@@ -171,11 +187,10 @@ class Framing:
         for row in np.flatnonzero(bad):
             fault = f"is too thin to have an area in images of {self.frame[1]} x {self.frame[0]} pixels"
             if empty[row]:
-                fault = "has no area (x1 < x2 and y1 < y2 are needed)"
+                fault = _NO_AREA
             elif outside[row]:
                 fault = "lies outside its picture of {} x {} pixels".format(*sizes[owners[row]])
-            told = [round(float(value), 2) for value in corners[row].ravel()]
-            faults.append(f"{marks[row].where}: box {told} {fault}")
+            faults.append(_fault(marks[row], corners[row], fault))
         self._tell(faults)
         sides = np.diff(moved.astype(np.float64), axis=1).min((1, 2))
         kept = np.flatnonzero(~bad & (sides >= self.min_side))
@@ -237,6 +252,15 @@ def _in_order(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _empty(corners: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Say of each box, [n, 2, 2], whether it has no area."""
+    return np.asarray((~np.isfinite(corners) | (corners[:, 1:] <= corners[:, :1])).any((1, 2)))
+
+
+def _fault(mark: Mark, corners: NDArray[np.float64], fault: str) -> str:
+    return f"{mark.where}: box {[round(float(value), 2) for value in corners.ravel()]} {fault}"
 
 
 def _check_size(picture: Picture, size: Extent) -> None:

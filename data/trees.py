@@ -15,6 +15,8 @@ from .files import folder, read_bytes, walked
 from .folder import SUFFIXES
 from .json_lines import with_lines
 
+SHOWN = 5  # faults and files told in full
+
 
 class Tree:
     """The files below a folder or inside a zip archive, by their paths with forward slashes.
@@ -24,6 +26,7 @@ class Tree:
     """
 
     def __init__(self, dataset: str, root: str | Path | None, layout: str, holds: Sequence[str]) -> None:
+        layout = f"{layout}, or a zip archive of them"
         given = Path(root).expanduser() if root is not None else None
         if given is not None and given.is_file():
             place = given
@@ -33,6 +36,7 @@ class Tree:
             if len(archives) == 1 and not any(os.path.exists(place / name) for name in holds):
                 place = archives[0]
         self.dataset, self.place = dataset, place
+        self._layout, self._holds = layout, tuple(holds)
         self._lock = threading.Lock()
         self._documents: list[str] = []
         self._top = ""
@@ -41,7 +45,8 @@ class Tree:
             try:
                 self._archive = zipfile.ZipFile(place)
             except Exception as error:  # as in read
-                raise DataError(f"{place} is no readable zip archive: {error}") from error
+                told = f"{error}; data.root is a folder with {layout}"
+                raise DataError(f"{place} is no readable zip archive: {told}") from error
             names = [name for name in self._archive.namelist() if not name.endswith("/")]
             self._top = _top(names, holds)
             self._names = frozenset(name.removeprefix(self._top) for name in names if name.startswith(self._top))
@@ -168,11 +173,31 @@ class Tree:
             raise DataError(message) from error.__cause__
 
     def first(self, candidates: Sequence[str], what: str) -> str:
-        """Return the first of the candidates that is there, or raise DataError that lists them."""
+        """Return the first candidate that is there, a folder if it ends in a slash; raise DataError that lists them."""
         for path in candidates:
-            if self.has(path):
+            if self.has_folder(path) if path.endswith("/") else self.has(path):
                 return path
-        raise DataError(f"{self.place} lacks {what}: looked for {', '.join(candidates)}")
+        raise DataError(f"{self.place} lacks {what}: looked for {', '.join(candidates)}{self.astray()}")
+
+    def astray(self) -> str:
+        """Return what to add to a message that files are missing, where the root holds nothing of what is sought.
+
+        It is where the root seems to be, at most two folders further down, or else what the root holds; empty
+        where it holds some of what is sought.
+        """
+        if any(self.has(name) or self.has_folder(name) for name in self._holds):
+            return ""
+        if self._archive is None:
+            for place in (place for depth in ("*/", "*/*/") for place in sorted(self.place.glob(depth))):
+                if any(os.path.exists(place / name) for name in self._holds):
+                    return f"; {place} looks like the root: name it as data.root"
+            there = {path.name for path in self.place.glob("[!.]*")}
+        else:
+            there = {name.partition("/")[0] for name in self._names}
+        packed = any(name.endswith((".zip", ".tar", ".gz", ".tgz")) for name in there)
+        held = ", ".join(sorted(there)[:SHOWN]) + (", ..." if len(there) > SHOWN else "")
+        unpack = "; unpack what is packed" if packed else ""
+        return f"; the root should hold {self._layout}; it holds {held or 'nothing'}{unpack}"
 
 
 def _top(names: Sequence[str], holds: Sequence[str]) -> str:

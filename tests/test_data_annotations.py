@@ -223,8 +223,12 @@ def test_soda10m_adds_pictures_without_labels(tmp_path):
     assert data.train.counts.tolist() == [1, 0]
     assert data.train.annotated.tolist() == [True, False]
     assert data.train.take(np.array([1])).annotated.tolist() == [False]
-    with pytest.raises(DataError, match="nowhere holds no pictures"):
+    hint = "; name the folder of the unlabelled ones with data.options.unlabelled, null for none"
+    with pytest.raises(DataError, match=f"nowhere does not exist{hint}"):
         read_soda10m(tmp_path, size=SIZE, unlabelled="nowhere")
+    (tmp_path / "bare").mkdir()
+    with pytest.raises(DataError, match=f"bare holds no pictures{hint}"):
+        read_soda10m(tmp_path, size=SIZE, unlabelled="bare")
 
 
 def test_voc_keeps_difficult_objects_on_demand(tmp_path):
@@ -288,7 +292,7 @@ def test_voc_flags_are_words_too(tmp_path):
 def test_a_voc_set_without_objects_is_told(tmp_path):
     make_voc(tmp_path)
     write(tmp_path / "ImageSets" / "Main" / "train.txt", "")
-    with pytest.raises(DataError, match=r"line 7: unknown class 'car'; the train set has no object at all"):
+    with pytest.raises(DataError, match=r"Main/train.txt has no class, and so nothing to detect"):
         read_voc(tmp_path)
 
 
@@ -309,7 +313,7 @@ def test_bdd100k_knows_both_releases_and_chooses_weathers(tmp_path):
     cloudy = read_bdd100k(tmp_path, size=SIZE, weathers=("cloudy",), classes=None)
     assert cloudy.train.attributes["weather"].tolist() == ["cloudy"]
     assert [cloudy.classes[label] for label in cloudy.train.box_labels] == ["person", "traffic light"]
-    with pytest.raises(DataError, match=r"no picture with weather snowy; it has \['cloudy', 'rainy'\]"):
+    with pytest.raises(DataError, match=r"no picture with weather snowy; it has cloudy, rainy$"):
         read_bdd100k(tmp_path, weathers=("snowy",))
     for part in ("train", "val"):
         old = tmp_path / "labels" / "det_20" / f"det_{part}.json"

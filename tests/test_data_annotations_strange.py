@@ -191,6 +191,77 @@ def test_xml_is_read_in_the_encoding_that_it_declares(tmp_path: Path, encoding: 
         read_voc(tmp_path)
 
 
+@pytest.mark.parametrize(("width", "height"), [(None, None), (0, 0), (0, 40), ("", "40"), (80, None)])
+def test_a_size_that_a_tool_left_out_claims_nothing(tmp_path: Path, width: Any, height: Any) -> None:
+    make_coco(tmp_path)
+    for side, value in (("width", width), ("height", height)):
+        edit(tmp_path / FILES["coco"], ("images", 0, side), value)
+    assert len(read_coco(tmp_path, size=SIZE).train.boxes) == 2
+    make_voc(tmp_path)
+    told = "".join(
+        f"<{side}>{value}</{side}>" if value is not None else ""
+        for side, value in (("width", width), ("height", height))
+    )
+    whole = voc_xml("000005")
+    cut = whole[whole.index("<size>") : whole.index("</size>")]
+    write(tmp_path / "Annotations" / "000005.xml", whole.replace(cut, f"<size>{told}"))
+    assert len(read_voc(tmp_path, size=SIZE).train.boxes) == 1
+
+
+def test_annotations_without_any_class_are_told(tmp_path: Path) -> None:
+    """Not by the model, which could only say that it was asked to tell 0 classes apart."""
+    make_coco(tmp_path)
+    for part in ("train", "test"):
+        path = tmp_path / "annotations" / f"{part}.json"
+        write(path, {**json.loads(path.read_text()), "annotations": [], "categories": []})
+    with pytest.raises(DataError, match=r"train.json has no class, and so nothing to detect"):
+        read_coco(tmp_path)
+
+
+@pytest.mark.parametrize("box", [[20, 10, 0, 5], [90, 10, 5, 5]], ids=["empty", "outside"])
+def test_bad_boxes_are_told_before_any_picture_is_decoded(tmp_path: Path, box: list[int]) -> None:
+    """In the test part, too: decoding BDD100K takes a quarter of an hour, and was for nothing."""
+    make_coco(tmp_path)
+    (tmp_path / "images" / "a.png").write_bytes(b"no picture")
+    path = tmp_path / "annotations" / "test.json"
+    write(path, {**json.loads(path.read_text()), "annotations": [{"image_id": 10, "category_id": 7, "bbox": box}]})
+    with pytest.raises(DataError, match=r"1 bad box\(es\); set bad_boxes: drop to leave them out: .*test.json"):
+        read_coco(tmp_path)
+    with pytest.raises(DataError, match=r"a.png does not decode"):
+        read_coco(tmp_path, bad_boxes="drop")
+
+
+def test_boxes_without_area_are_told_before_where_no_size_is_claimed(tmp_path: Path) -> None:
+    make_yolo(tmp_path)
+    (tmp_path / "images" / "train" / "rainy" / "a.png").write_bytes(b"no picture")
+    write(tmp_path / "labels" / "val" / "rainy" / "b.txt", "1 .5 .5 0 .1")
+    with pytest.raises(DataError, match=r"b.txt, line 1: box \[0.5, 0.45, 0.5, 0.55\] has no area"):
+        read_yolo(tmp_path)
+
+
+def test_ids_of_another_kind_are_told_apart(tmp_path: Path) -> None:
+    make_coco(tmp_path)
+    for row, number in enumerate(("10", "11")):
+        edit(tmp_path / FILES["coco"], ("images", row, "id"), number)
+    with pytest.raises(DataError, match=r"belongs to image_id 10, which no image record has; ids are \['10', '11'\]"):
+        read_coco(tmp_path)
+
+
+def test_a_picture_beside_its_xml_need_not_be_named_there(tmp_path: Path) -> None:
+    """Tools write where the picture was when it was marked, and cameras write .JPG."""
+    make_voc(tmp_path)
+    path = tmp_path / "Annotations" / "000005.xml"
+    write(path, voc_xml("000005").replace("<filename>", "<filename>../pictures/"))
+    assert read_voc(tmp_path, size=SIZE).train.names.tolist() == ["JPEGImages/000005.jpg"]
+    (tmp_path / "JPEGImages" / "000005.jpg").rename(tmp_path / "JPEGImages" / "000005.JPG")
+    assert read_voc(tmp_path, size=SIZE).train.names.tolist() == ["JPEGImages/000005.JPG"]
+    (tmp_path / "JPEGImages" / "000005.JPG").unlink()
+    with pytest.raises(
+        DataError, match=r"000005.xml: picture '.*/../pictures/000005.jpg' must be a path below the root"
+    ):
+        read_voc(tmp_path)
+
+
 def test_unlabelled_pictures_elsewhere_are_refused(tmp_path: Path) -> None:
     make_soda(tmp_path / "data")
     picture(tmp_path / "elsewhere" / "u.jpg")

@@ -63,6 +63,30 @@ def test_yolo_key_points_are_not_taken_for_polygons(tmp_path):
         read_yolo(tmp_path, size=SIZE)
 
 
+def test_yolo_boxes_may_reach_out_a_little(tmp_path):
+    """By a hundredth, as Ultralytics takes them: converters round, and cameras crop."""
+    make_yolo(tmp_path)
+    label = tmp_path / "labels" / "train" / "rainy" / "a.txt"
+    write(label, "1 .5 .5 1.01 1\n1 -.01 -.01 .5 1.01 .5 .5\n")
+    assert read_yolo(tmp_path, size=SIZE).train.boxes.tolist() == [[0, 0, 64, 32], [0, 0, 32, 32]]
+    write(label, "1 .5 .5 1.02 1\n")
+    with pytest.raises(DataError, match=r"line 1: .* must be shares"):
+        read_yolo(tmp_path, size=SIZE)
+
+
+def test_yolo_names_the_yaml_files_that_there_are(tmp_path):
+    make_yolo(tmp_path)
+    (tmp_path / "data.yaml").rename(tmp_path / "coco8.yml")
+    with pytest.raises(
+        DataError, match=r"data.yaml does not exist; YAML files are coco8.yml; .* data.options.data, or"
+    ):
+        read_yolo(tmp_path)
+    with pytest.raises(
+        DataError, match=r"coco8.yml is no readable zip archive: .*; data.root is a folder with data.ya"
+    ):
+        read_yolo(tmp_path / "coco8.yml")
+
+
 def test_yolo_tells_how_to_do_without_a_test_part(tmp_path):
     make_yolo(tmp_path)
     with pytest.raises(DataError, match=r"no part 'valid'; .*data.options.test, or data.options.test=null"):

@@ -61,9 +61,20 @@ def test_same_names_in_both_parts_stay_apart(tmp_path: Path) -> None:
     assert read_coco(root, size=SIZE).test.names.tolist() == [f"images/val2017/{TRAIN[0]}"]
 
 
+def test_roboflows_exports_have_their_annotations_among_the_pictures(tmp_path: Path) -> None:
+    """In parts whose pictures may have the same names."""
+    for part in ("train", "valid", "test"):
+        write(tmp_path / part / "_annotations.coco.json", coco_file(["a.png"]))
+        picture(tmp_path / part / "a.png")
+    data = read_coco(tmp_path, size=SIZE)
+    assert (data.train.names.tolist(), data.test.names.tolist()) == (["train/a.png"], ["valid/a.png"])
+    data = read_coco(tmp_path, size=SIZE, train="test/_annotations.coco.json", test=None)
+    assert data.train.names.tolist() == ["test/a.png"]
+
+
 def test_what_is_not_unique_or_not_there_is_told_with_the_option(tmp_path: Path) -> None:
     root = _lay(tmp_path, *OFFICIAL, ("mine/a", "mine/b"))
-    looked = "images/, the root, train2017/, images/train2017/, train/, images/train/"
+    looked = "images/, the root, train2017/, images/train2017/, train/, images/train/, annotations/"
     with pytest.raises(DataError, match=f"none of the 2 pictures .*'{TRAIN[0]}' in {looked}; .* data.options.images"):
         read_coco(root)
     with pytest.raises(DataError, match=rf"val2017.json .*'{VAL[0]}' in mine/a/, .*data\.options\.test_images"):

@@ -67,6 +67,31 @@ def test_a_folder_that_is_asked_for_is_not_passed_over(tmp_path: Path) -> None:
     assert Tree("coco", tmp_path, "", ("annotations",)).below("") == ["images/x.png"]
 
 
+@pytest.mark.parametrize("around", ["data", "my/data"])
+@pytest.mark.parametrize("kind", [*FORMATS])
+def test_a_root_too_high_is_told_the_right_one(tmp_path: Path, kind: str, around: str) -> None:
+    """As where Pascal VOC's own archive unpacks to VOCdevkit/VOC2012."""
+    make, read, _, _ = FORMATS[kind]
+    make(tmp_path / "top" / around)
+    with pytest.raises(DataError, match=rf"; {tmp_path}/top/{around} looks like the root: name it as data\.root$"):
+        read(tmp_path / "top")
+
+
+@pytest.mark.parametrize("kind", [*FORMATS])
+def test_a_root_without_anything_is_told_what_it_should_hold(tmp_path: Path, kind: str) -> None:
+    read = FORMATS[kind][1]
+    tail = r"; the root should hold .*, or a zip archive of them; it holds "
+    with pytest.raises(DataError, match=f"{tail}nothing$"):
+        read(tmp_path)
+    for name in "ab":
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr("other/x.txt", b"")
+    with pytest.raises(DataError, match=rf"{tail}a\.zip, b\.zip; unpack what is packed$"):
+        read(tmp_path)
+    with pytest.raises(DataError, match=f"{tail}x.txt$"):
+        read(tmp_path / "a.zip")
+
+
 def test_folders_that_are_links_are_followed_once(tmp_path: Path) -> None:
     """Their pictures were left out without a word."""
     root, far = tmp_path / "data", tmp_path / "far"
