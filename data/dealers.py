@@ -87,7 +87,8 @@ def _dirichlet(wish: Wish) -> Parts:
     if not 0 <= wish.min_size * wish.clients <= total:
         raise DataError(
             f"{wish.clients} clients with at least {wish.min_size} samples each need "
-            f"{wish.min_size * wish.clients}; there are {total}: lower min_size or clients"
+            f"{wish.min_size * wish.clients}; there are {total}: lower data.partition.min_size or "
+            "data.partition.clients"
         )
     # Each draw is a partitioner of its own with min_partition_size 0: the library's own loop gives up
     # after eleven draws, and warns at length after each.

@@ -1,4 +1,4 @@
-"""The options of a reader: its keyword-only parameters, checked before it runs."""
+"""The options of a reader: its parameters after the root, checked before it runs."""
 
 import difflib
 import inspect
@@ -17,11 +17,16 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def options_of(reader: Reader) -> dict[str, Any]:
-    """Return the options that a reader declares, each with its default (None where it has none)."""
+    """Return the options that a reader declares, each with its default (None where it has none).
+
+    They are all that can be given by name but the first parameter, which takes the root.
+    """
+    given = list(inspect.signature(reader).parameters.values())
+    first = 0 if given and given[0].kind is inspect.Parameter.KEYWORD_ONLY else 1
     return {
-        name: None if parameter.default is inspect.Parameter.empty else parameter.default
-        for name, parameter in inspect.signature(reader).parameters.items()
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+        each.name: None if each.default is inspect.Parameter.empty else each.default
+        for each in given[first:]
+        if each.kind in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     }
 
 

@@ -1,6 +1,8 @@
 """Data sets by name: the built-in readers, those of other packages, and the options all share."""
 
 import importlib
+import inspect
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -63,14 +65,20 @@ def load_dataset(dataset: str, root: str | Path | None = None, **options: Any) -
     test_limit (keep so many samples, the first of a fixed shuffle, in their old order) and mean and std
     (one value a channel, on the scale 0..1).
 
-    Raises DataError for an unknown name or option, a value out of range, or data that cannot be read.
+    Raises DataError for an unknown name or option, a value out of range, a root where nothing is read, data that
+    cannot be read, or a failure of the callable.
     """
     reader, built_in = _find(dataset)
+    if root is not None and not reads_files(dataset):
+        raise DataError(
+            f"data set {dataset!r} reads no files, yet root is {str(root)!r}; name a data set that reads them by "
+            "data.dataset, such as image_folder, or leave the root (data.root, --data) out"
+        )
     check_names(dataset, reader, options, options_of(_finish))
     # Some readers take a limit themselves, so that what is not wanted need not be read.
     own = options_of(reader)
     common = {name: options.pop(name) for name in options_of(_finish) if name in options and name not in own}
-    result = call_checked(dataset, reader, root, **options) if built_in else reader(root, **options)
+    result = call_checked(dataset, reader, root, **options) if built_in else _foreign(dataset, reader, root, options)
     if not isinstance(result, (DataSet, BoxSet)):
         raise DataError(
             f"data set {dataset!r} returned a {type(result).__name__}; it must return a fedbox.data.DataSet or BoxSet"
@@ -92,6 +100,25 @@ def dataset_options(dataset: str) -> dict[str, Any]:
 def foreign_options(dataset: str, names: Iterable[str]) -> list[str]:
     """Return those of the names that are no options of the data set. Raises DataError when there is none."""
     return unknown_names(_find(dataset)[0], names, options_of(_finish))
+
+
+def reads_files(dataset: str) -> bool:
+    """Say whether a data set reads files; false of fedbox's own that lie in it or are made, whose root is optional."""
+    reader, built_in = _find(dataset)
+    return not built_in or inspect.signature(reader).parameters["root"].default is inspect.Parameter.empty
+
+
+def _foreign(dataset: str, reader: Reader, root: str | Path | None, options: Mapping[str, Any]) -> object:
+    """Call a reader that is not ours; what it raises is its fault, told by the last line of its own that it passed."""
+    try:
+        return reader(root, **options)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        steps = traceback.walk_tb(error.__traceback__)
+        own = [step for step in steps if step[0].f_globals.get("__name__") == getattr(reader, "__module__", None)]
+        place = "".join(f" ({Path(frame.f_code.co_filename).name}, line {line})" for frame, line in own[-1:])
+        raise DataError(f"data set {dataset!r} failed: {type(error).__name__}: {error}{place}") from error
 
 
 def _find(dataset: str) -> tuple[Reader, bool]:

@@ -13,6 +13,7 @@ from .compare import CompareRow, Target
 from .curves import all_series, curve_charts, metric_curve
 from .groups import Group, figures
 from .page import page
+from .paired import EXACT_UP_TO
 from .stats import ABSENT, duration, human_bytes, number, plus_minus
 from .svg import few_points
 from .tables import answer, final_columns, final_rows
@@ -108,8 +109,10 @@ def explain(rows: Sequence[CompareRow], metric: str, target: Target | None) -> l
     text += [
         _ALIKE[row.alike].format(seeds=len(row.seeds), label=row.label, metric=metric) for row in rows if row.alike
     ]
-    if 2 <= fewest <= 16:
+    if 2 <= fewest <= EXACT_UP_TO:
         text.append(f"With {fewest} seeds no sign-flip p-value is below {2 / 2**fewest:.3g} before the correction.")
+    if max(counts, default=0) > EXACT_UP_TO:
+        text.append(f"Above {EXACT_UP_TO} seeds the sign-flip test is left out.")
     if fewest == 1:
         text.append("One seed has no deviation, no interval and no test; take at least three, better five.")
     if target:

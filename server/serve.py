@@ -174,7 +174,20 @@ def _who(service: Host, config: Config) -> tuple[Federation, Enrolment]:
     if listed is not None and not any(map(Federation.deals_to, listed.names)):
         return Federation.hosting(config), listed
     federation = Federation.prepare(config)
-    return federation, listed or Enrolment(None, [federation.name(number) for number in range(len(federation))])
+    dealt = [federation.name(number) for number in range(len(federation))]
+    if listed is not None:
+        _tell_differences(listed.names, dealt)
+    return federation, listed or Enrolment(None, dealt)
+
+
+def _tell_differences(listed: Sequence[str], dealt: Sequence[str]) -> None:
+    """Warn of names on the list that get no part of the data though they look so, and of parts that nobody gets."""
+    if without := [name for name in listed if Federation.deals_to(name) and name not in dealt]:
+        words = "%s may join, but data.partition.clients deals data to %d only; others need fedbox join --data"
+        log.warning(words, some(without, 8), len(dealt))
+    if absent := [name for name in dealt if name not in listed]:
+        words = "data.partition.clients deals data to %d, but %s may not join: nobody trains on those parts"
+        log.warning(words, len(dealt), some(absent, 3))
 
 
 def _check_wanted(wanted: int | None, names: Sequence[str]) -> None:

@@ -47,9 +47,18 @@ class Timing:
         for kind in PARTS:
             turns = [visit for visit in self.visits if visit.kind == kind and visit.worker]
             if turns:
-                worked += math.fsum(turn.ended - turn.began for turn in turns)
+                worked += math.fsum(_worked([turn for turn in turns if turn.worker == name]) for name in self.workers)
                 spread += max(turn.ended for turn in turns) - min(turn.began for turn in turns)
         return worked / (spread * len(self.workers)) if spread > 0 else math.nan
+
+
+def _worked(turns: Sequence[Visit]) -> float:
+    """Give the time that a worker spent on its turns; those of clients that it trained together run side by side."""
+    spent, until = 0.0, -math.inf
+    for turn in sorted(turns, key=lambda turn: turn.began):
+        spent += max(0.0, turn.ended - max(turn.began, until))
+        until = max(until, turn.ended)
+    return spent
 
 
 def read_timings(folder: Path, notes: list[str]) -> tuple[Timing, ...]:

@@ -57,6 +57,10 @@ class FinishedModel:
         self._site, self._measure = site, measure
         self._blank = samples_of(inputs, site.device)
 
+    def __repr__(self) -> str:
+        kind = f"{self.config.strategy}, {self.config.model.name}, round {self.round}"
+        return f"FinishedModel({kind}, {len(self.classes)} classes{f', note={self.note!r}' if self.note else ''})"
+
     @property
     def model(self) -> nn.Module:
         """The network on its device, in eval mode.

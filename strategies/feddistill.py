@@ -50,6 +50,8 @@ class FedDistillClient(FedProtoClient):
 class FedDistillServer(PrototypeServer[FedDistillSettings]):
     """Averages the clients' mean scores."""
 
+    strategy = "feddistill"
+
     def width(self, site: Site) -> int:
         """Give the number of classes."""
         return site.classes

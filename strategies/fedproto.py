@@ -50,6 +50,12 @@ def apart(features: Tensor, labels: Tensor, points: Tensor, known: Tensor) -> Te
     return functional.mse_loss(features[rows], points[labels[rows]])
 
 
+class FedProtoServer(PrototypeServer[FedProtoSettings]):
+    """Averages the prototypes."""
+
+    strategy = "fedproto"
+
+
 plugin = Plugin(
-    FedProtoSettings, FedProtoClient, PrototypeServer, "class means travel, features are pulled to them (Tan 2022)"
+    FedProtoSettings, FedProtoClient, FedProtoServer, "class means travel, features are pulled to them (Tan 2022)"
 )

@@ -119,6 +119,8 @@ class FedSAClient(PrototypeClient[FedSASettings]):
 class FedSAServer(PrototypeServer[FedSASettings]):
     """Keeps the anchors, and moves them towards the prototypes."""
 
+    strategy = "fedsa"
+
     def __init__(self, settings: FedSASettings, site: Site) -> None:
         super().__init__(settings, site)
         self.anchors: NDArray[Any] = draw_anchors((site.classes, self.width(site)), settings.init, site.seed).numpy()

@@ -52,6 +52,8 @@ class _Trained(nn.Module):
 class FedTGPServer(PrototypeServer[FedTGPSettings]):
     """Trains the global prototypes."""
 
+    strategy = "fedtgp"
+
     def __init__(self, settings: FedTGPSettings, site: Site) -> None:
         super().__init__(settings, site)
         self.seed = site.seed

@@ -3,9 +3,10 @@
 Bodies may differ as long as they give equally many features.
 """
 
-from .contract import Arrays, ClientHalf, Plugin, ServerHalf, Settings, Site, Update
+from ..models import part_names
+from .contract import Arrays, ClientHalf, Plugin, ServerHalf, Settings, Site, UnsuitableError, Update
 from .personal import keep, kept
-from .prototypes import MODEL, classifier
+from .prototypes import MODEL
 
 _HEAD = ("head",)
 
@@ -19,10 +20,11 @@ class LGFedAvgClient(ClientHalf[LGFedAvgSettings]):
 
     any_model = True
     personal = True
+    needs = "classes"
 
     def prepare(self, site: Site) -> None:
         """Load the client's own model, and the global head over it."""
-        classifier(site.model, "lg-fedavg")
+        _check_head(site)
         site.load(kept(site, MODEL))
         super().prepare(site)
 
@@ -38,8 +40,15 @@ class LGFedAvgServer(ServerHalf[LGFedAvgSettings]):
 
     def __init__(self, settings: LGFedAvgSettings, site: Site) -> None:
         super().__init__(settings, site)
-        classifier(site.model, "lg-fedavg")
+        _check_head(site)
         self.weights: Arrays = site.weights(_HEAD)
+
+
+def _check_head(site: Site) -> None:
+    """Raise UnsuitableError for a model that is all one part."""
+    if "head" not in part_names(site.model):
+        given = type(site.model).__name__
+        raise UnsuitableError(f"lg-fedavg needs a model with the children backbone and head, such as cnn; got {given}")
 
 
 plugin = Plugin(LGFedAvgSettings, LGFedAvgClient, LGFedAvgServer, "only the heads are averaged (Liang 2020)")

@@ -26,6 +26,7 @@ from .contract import (
     ServerHalf,
     Settings,
     Site,
+    UnsuitableError,
     Update,
 )
 from .exact import checked_size
@@ -57,9 +58,12 @@ class ClassMeans:
 
 
 def classifier(model: nn.Module, strategy: str) -> Classifier:
-    """Give the model as a classifier with features and a head. Raises TypeError for any other."""
+    """Give the model as a classifier with features and a head. Raises UnsuitableError for any other."""
     if not isinstance(model, Classifier):
-        raise TypeError(f"{strategy} needs a classifier of fedbox, such as cnn, which tells features from head")
+        raise UnsuitableError(
+            f"{strategy} needs a model that tells features from head: one of fedbox, such as cnn, or of your own as "
+            f"fedbox.models.Classifier(backbone, feature_dim, classes); got {type(model).__name__}"
+        )
     return model
 
 
@@ -163,8 +167,11 @@ def nearest(site: Site, samples: Samples, points: Tensor, known: Tensor) -> floa
 class PrototypeServer(ServerHalf[S]):
     """Averages each class over the clients that have it, every client counting the same."""
 
+    strategy: ClassVar[str] = "this strategy"
+
     def __init__(self, settings: S, site: Site) -> None:
         super().__init__(settings, site)
+        classifier(site.model, self.strategy)
         self.weights = {}
         width = self.width(site)
         self.prototypes: NDArray[np.float32] = np.zeros((site.classes, width), np.float32)
@@ -172,7 +179,7 @@ class PrototypeServer(ServerHalf[S]):
 
     def width(self, site: Site) -> int:
         """Give the length of a class's mean."""
-        return classifier(site.model, "this strategy").feature_dim
+        return classifier(site.model, self.strategy).feature_dim
 
     def ask(self, round_: int) -> Ask | None:
         """Send the global prototypes, and which of them are known."""

@@ -97,6 +97,13 @@ def test_rows_pair_by_seed_and_count_the_cost(tmp_path: Path) -> None:
     assert {tag for tag, _ in Tags(files[".html"].read_text()).seen} >= {"table", "svg", "h1"}
 
 
+def test_more_seeds_than_the_sign_flip_test_takes_are_told() -> None:
+    row = CompareRow("a", ("0",) * 17, 0.5, 0.1, 0.4, 0.6, pairs=17)
+    assert "Above 16 seeds the sign-flip test is left out." in explain([row, row], "accuracy", None)
+    few = replace(row, seeds=("0",) * 16, pairs=16)
+    assert "sign-flip test is left out" not in "".join(explain([few, few], "accuracy", None))
+
+
 def test_runs_that_failed_or_diverged_are_missed_in_so_many_words(tmp_path: Path) -> None:
     good = _group(tmp_path, 0, "good", [0.6, 0.7, 0.8])
     failed = make_run(tmp_path / "wild-2", [0.95], seed=2, name="wild", status="failed")

@@ -205,7 +205,7 @@ def test_quantity_profiles_grow_as_named():
         ({"kind": "iid", "clients": 101}, "101 clients cannot share 100 samples"),
         ({"kind": "iid", "clients": 0}, "0 clients cannot share"),
         ({"kind": "dirichlet", "alpha": 0.0}, "alpha must be above 0, got 0.0"),
-        ({"kind": "dirichlet", "min_size": 20}, "at least 20 samples each need 200; there are 100"),
+        ({"kind": "dirichlet", "min_size": 20}, "need 200; there are 100: lower data.partition.min_size"),
         (
             {"kind": "dirichlet", "min_size": 10, "alpha": 0.05},
             r"alpha 0.05 over 10 clients and 100 samples .* in 200 draws, below min_size 10: choose a larger alpha",

@@ -18,6 +18,12 @@ def plugin(tmp_path, monkeypatch):
         "from fedbox.data import load_dataset\n"
         "def digits_too(root, *, twice=False):\n"
         "    return load_dataset('digits', limit=20 if twice else 10)\n"
+        "def plain(root, many=10):\n"
+        "    return load_dataset('digits', limit=many)\n"
+        "def rootless():\n"
+        "    return None\n"
+        "def broken(root):\n"
+        "    return open(root)\n"
         "def wrong(root):\n"
         "    return {'root': root}\n"
         "not_callable = 3\n"
@@ -96,6 +102,29 @@ def test_a_callable_of_another_module_is_a_data_set(plugin):
         load_dataset(f"{plugin}:not_callable")
     with pytest.raises(DataError, match=r"no option 'thrice'.*twice"):
         load_dataset(f"{plugin}:digits_too", thrice=True)
+
+
+def test_a_reader_may_name_its_options_without_a_star(plugin):
+    assert dataset_options(f"{plugin}:plain")["many"] == 10
+    assert len(load_dataset(f"{plugin}:plain", many=20).train) == 20
+    with pytest.raises(DataError, match=r"no option 'mny' \(did you mean 'many'\?\); allowed are limit, many, mean"):
+        load_dataset(f"{plugin}:plain", mny=3)
+
+
+def test_what_a_reader_of_others_raises_is_told_with_its_line(plugin):
+    failed = rf"'{plugin}:broken' failed: FileNotFoundError: .*nowhere.* \({plugin}.py, line 9\)"
+    with pytest.raises(DataError, match=failed):
+        load_dataset(f"{plugin}:broken", "nowhere")
+    with pytest.raises(
+        DataError, match=r"failed: TypeError: rootless\(\) takes 0 positional arguments but 1 was given$"
+    ):
+        load_dataset(f"{plugin}:rootless")
+
+
+def test_a_root_where_nothing_is_read_is_refused():
+    for name in ("digits", "scenes", "synthetic", "topics"):
+        with pytest.raises(DataError, match=f"data set '{name}' reads no files, yet root is 'mine'; name a data set"):
+            load_dataset(name, "mine")
 
 
 def test_an_installed_package_can_add_a_data_set(plugin, monkeypatch):

@@ -25,6 +25,7 @@ from fedbox.client.state import StateStore
 from fedbox.client.workspace import forget, workspace_for
 from fedbox.configs import ConfigError
 from fedbox.data.arrays import DataError
+from fedbox.server.serve import Host, _who
 from fedbox.server.session import check
 from fedbox.strategies.base import identity, read_run_config
 
@@ -103,6 +104,26 @@ def test_a_server_deals_nothing_to_clients_that_bring_data(tmp_path: Path) -> No
     with pytest.raises(DataError, match="20 clients cannot share 2 samples"):
         serve_to(work, config, tmp_path / "other", tmp_path / "listed")
     forget()
+
+
+def test_data_of_ones_own_for_a_data_set_that_reads_none_are_refused(tmp_path: Path) -> None:
+    """They were passed over, and the client trained on all that the configuration deals to the others."""
+    work = SiteWork("client-3", tmp_path, None, tmp_path / "state")
+    with pytest.raises(DataError, match=r"data set .digits. reads no files, yet root is .*--data"):
+        work.prepare(check({}).model_dump_json(), RUN, 3, ())
+    forget()
+
+
+def test_a_list_that_differs_from_who_is_dealt_data_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "listed").write_text("client-0\nclient-7\nsite-a\n")
+    config = check("quickstart", {"data.partition.clients": 2})
+    _who(Host("127.0.0.1:0", clients=tmp_path / "listed"), config)
+    assert "client-7 may join, but data.partition.clients deals data to 2 only" in caplog.text
+    assert "deals data to 2, but client-1 may not join" in caplog.text
+    caplog.clear()
+    (tmp_path / "listed").write_text("client-0\nclient-1\nsite-a\n")
+    _who(Host("127.0.0.1:0", clients=tmp_path / "listed"), config)
+    assert not caplog.text
 
 
 def test_a_client_of_another_name_must_bring_data(tmp_path: Path) -> None:

@@ -48,6 +48,20 @@ def test_a_lead_is_clear_only_where_the_seeds_agree(tmp_path: Path) -> None:
     assert "Mind this" not in stopped
 
 
+def test_many_seeds_leave_the_groups_side_by_side(tmp_path: Path) -> None:
+    """Of two groups of 12 seeds the one's figures stood 13 rows below the other's."""
+    runs = [
+        make_run(tmp_path / f"{name}-{seed}", [0.5], name=name, strategy=name, seed=seed)
+        for name in ("fedavg", "local") for seed in range(12)
+    ]  # fmt: skip
+    first, *_ = re.findall(r"<table.*?</table>", page(runs, tmp_path), re.DOTALL)
+    assert (first.count('<tr class="head">'), first.count('<tr class="run">')) == (2, 0)
+    text = page(runs, tmp_path)
+    assert "The same with every seed: 24 runs" in text
+    assert text.count('<tr class="run">') == 24
+    assert page(runs[:11] + runs[12:20], tmp_path).count('<tr class="head">') == 2
+
+
 def test_a_seed_that_diverged_is_in_no_mean_in_so_many_words(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"r{seed}", [0.5, end], seed=seed) for seed, end in enumerate([0.5, 0.75, None])]
     text = page(runs, tmp_path)

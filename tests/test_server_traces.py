@@ -104,6 +104,12 @@ def test_the_busy_share_by_hand() -> None:
     assert Timing(1, (*turns, Visit("a", "evaluate", "1", 6.0, 8.0)), (), 0).busy == pytest.approx(8 / 12)
 
 
+def test_clients_that_train_together_keep_their_worker_busy_once() -> None:
+    """Worker 1 trains a and b as one, 2 s of 4, then c for 1 s: its share was told as 125 %."""
+    turns = tuple(Visit(name, "train", "1", *times) for name, *times in (("a", 1, 3), ("b", 1, 3), ("c", 4, 5)))
+    assert Timing(1, turns, (), 0).busy == pytest.approx(0.75)
+
+
 @pytest.mark.parametrize("name", ["timings.jsonl", "partition.json", "landmarks/round-000001.safetensors"])
 @pytest.mark.parametrize("junk", [b"", b"null\n", b'{"round": 1}\n', b'{"version": 1}', b"\xff\xfe" * 40])
 def test_broken_notes_never_stop_a_report(tmp_path: Path, name: str, junk: bytes) -> None:

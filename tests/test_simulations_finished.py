@@ -76,6 +76,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_classifier_sees_pictures_as_its_run_did(classifier: Path, pictures: Path) -> None:
     model = fedbox.load(classifier)
+    assert repr(model) == "FinishedModel(fedavg, mlp, round 3, 2 classes)"
     config = check(classifier / "config.yaml")
     samples = Federation.undealt(config).server_samples(torch.device("cpu"))
     files = [file for name in ("dark", "light") for file in sorted((pictures / "test" / name).iterdir())]

@@ -49,6 +49,16 @@ def test_an_option_that_the_user_wrote_stays_a_fault(changes: list[str], caplog:
         Federation.prepare(config)
 
 
+def test_the_root_of_another_data_set_is_left_out_where_none_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    base = {"data": {"dataset": "image_folder", "root": "pictures"}}
+    assert check(base, ["data.dataset=digits"]).data.root is None
+    assert "left out data.root: data set digits reads no files" in caplog.text
+    assert check(base, ["data.dataset=mnist"]).data.root == "pictures"
+    for given in (check(base, ["data.dataset=digits", "data.root=mine"]), check({}, ["data.root=mine"])):
+        with pytest.raises(ValueError, match="data set 'digits' reads no files, yet root is 'mine'"):
+            Federation.prepare(given)
+
+
 @pytest.mark.parametrize("changes", [[], ["data.dataset=scenes"], ["rounds=3"], ["data.dataset=no_such_set"]])
 def test_what_is_no_other_data_set_keeps_its_options(changes: list[str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
