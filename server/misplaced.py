@@ -9,6 +9,15 @@ from typer.core import TyperCommand, TyperGroup
 _SLIP = 0.85  # likeness from which a name counts as an option misspelt
 _NEAR = 0.7  # and from which it is worth asking whether it is one: --foo is not --out
 
+# What other platforms call a command.
+_ELSEWHERE = {
+    **dict.fromkeys(("client", "supernode", "start-client"), "join"),
+    **dict.fromkeys(("server", "superlink", "start-server"), "serve"),
+    **dict.fromkeys(("simulate", "simulator", "simulation", "train", "start"), "run"),
+    **dict.fromkeys(("sweep", "tune"), "compare"),
+    **dict.fromkeys(("test", "eval"), "evaluate"),
+}
+
 
 class Commands(TyperGroup):
     """The commands. One that is misspelt is guessed at once: typer does so, and click does from 8.4 on."""
@@ -20,6 +29,9 @@ class Commands(TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
+            if args and args[0] in _ELSEWHERE:
+                told = f"No such command '{args[0]}'. Did you mean '{_ELSEWHERE[args[0]]}'?"
+                raise click.UsageError(told, ctx=ctx) from None
             if getattr(error, "possibilities", None) and "Did you mean" in error.message:
                 raise click.UsageError(error.message, ctx=ctx) from None
             raise

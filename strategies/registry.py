@@ -97,7 +97,9 @@ def imported(told: str, target: str) -> Any:
         for step in attribute.split(".") if attribute else ():
             value = getattr(value, step)
     except (Exception, SystemExit) as error:  # whatever a plugin's import raises is its fault, to be told by name
-        raise PluginError(f"{told} cannot be imported: {type(error).__name__}: {error}") from error
+        lost = isinstance(error, ModuleNotFoundError) and error.name == module_name.partition(".")[0]
+        where = "; it is looked for where fedbox was started, and among the installed packages" if lost else ""
+        raise PluginError(f"{told} cannot be imported: {type(error).__name__}: {error}{where}") from error
     return value
 
 

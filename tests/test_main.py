@@ -126,6 +126,13 @@ def test_a_setting_given_as_an_option_is_told_how_it_is_written(words: list[str]
     assert "Did you mean" not in error
 
 
+@pytest.mark.parametrize(("other", "ours"), [("client", "join"), ("server", "serve"), ("simulate", "run")])
+def test_what_other_platforms_call_a_command_is_understood(other: str, ours: str, fedbox_here: Any) -> None:
+    code, _, error = fedbox_here(other)
+    assert code == 2
+    assert f"No such command '{other}'. Did you mean '{ours}'?" in error
+
+
 def test_a_misspelt_command_is_told_once(fedbox_here: Any) -> None:
     code, _, error = fedbox_here("rnu")
     assert code == 2
