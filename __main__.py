@@ -7,6 +7,7 @@ commands, so that `fedbox --help` answers at once.
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -271,6 +272,8 @@ def main() -> None:
     here = working_folder()
     if here and here not in sys.path:  # `strategy=my_module:plugin` finds a module here, last of all places
         sys.path.append(here)
+    if isinstance(sys.stdout, TextIOWrapper):  # names of files and classes may be no text, or none of the terminal's
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(color=_colour())
     except Exception as error:

@@ -46,7 +46,8 @@ def train_group(message: Message, context: Context) -> Message:
     workspace = _workspace(context)
     group = read_group(message.content)
     round_, phase, values, received = read_task(message.content)
-    visits = [Visit(name, round_, phase, values, received) for name in group.clients]
+    # Each with mappings of its own: what a client changes in them, the next one would find.
+    visits = [Visit(name, round_, phase, dict(values), dict(received)) for name in group.clients]
     return Message(run_group(workspace, visits, group.expects, group.stacked).content(), reply_to=message)
 
 

@@ -1,21 +1,17 @@
 """Run a ClientApp on a message, whatever it does: an exception becomes an error reply that names it."""
 
 import errno
-import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from ..strategies.base import DISK, OUT_OF_MEMORY, RAISED, Context, Error, Message, RecordDict
-from ..strategies.grids import FIRST_NODE, RUN_ID, sayable
+from ..strategies.grids import FIRST_NODE, RUN_ID, brief, sayable
+from ..strategies.places import origin_of
 from ..strategies.registry import PluginError
 from .state import DiskError
 
 App = Callable[[Message, Context], Message]
-_LIBRARIES = {"fedbox", "flwr", "kornia", "numpy", "torch", "torchvision", "transformers", *sys.stdlib_module_names}
-"""Packages in which a client's mistake may come to light, but is not made."""
 _SHORT = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 """What torch's RuntimeErrors say for lack of memory: its allocator on a CPU, CUDA itself, cuBLAS and cuDNN."""
 
@@ -51,13 +47,10 @@ def lacks_memory(error: BaseException) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """Give an exception's type, text and place: the last line of the user's own code that it passed, if it did."""
-    steps = list(traceback.walk_tb(error.__traceback__))
-    own = [step for step in steps if str(step[0].f_globals.get("__name__")).partition(".")[0] not in _LIBRARIES]
-    frame, line = (own or steps)[-1]
-    place = f" ({Path(frame.f_code.co_filename).name}, line {line})"
-    if not own and isinstance(error, PluginError):  # the place is where that was found out; the text names the method
-        place = ""
-    return sayable(f"{type(error).__name__}: {_text(error)}{place}")
+    place, own = origin_of(error)
+    # The place would be where that was found out; the text names the method.
+    tail = "" if isinstance(error, PluginError) and not own else f" ({place})"
+    return sayable(brief(f"{type(error).__name__}: {_text(error)}{tail}"))
 
 
 def _text(error: BaseException) -> str:

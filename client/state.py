@@ -11,9 +11,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
-from ..strategies.atomic import sync_folder, write_atomic
+from ..strategies.atomic import as_safetensors, sync_folder, write_atomic
 
 BUFFER, STATE, LAST = "buffer/", "state/", "last/"
 """How the names of what is kept begin: normalisation statistics, the strategy's arrays, the last weights."""
@@ -81,7 +81,7 @@ class StateStore:
             # The folder of a run that was moved away meanwhile is not made anew: the clients would begin anew as well.
             self.folder.mkdir(parents=self.durable, exist_ok=True)
             path.parent.mkdir(exist_ok=True)
-            write_atomic(path, save(dict(arrays)), sync=self.durable)
+            write_atomic(path, as_safetensors(arrays), sync=self.durable)
             if self.durable:
                 sync_folder(path.parent)  # before older versions go, and before the server hears of the round
         except OSError as error:

@@ -1,7 +1,7 @@
 """The workspace of a process: what all the clients that run in it share (data set, resident model, strategy)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..strategies.contract import ClientHalf, Plain, Update
 from ..strategies.federation import Federation, read_expert
 from ..strategies.graphs import Replays
 from ..strategies.order import Order, whole
-from ..strategies.registry import find, settings_of
+from ..strategies.registry import PluginError, find, settings_of
 from ..strategies.samples import Metrics, Samples
 from ..strategies.seeds import derive, seed_everything
 from ..strategies.selection import PROBE
@@ -104,9 +104,9 @@ class Workspace:
         update: object = self.half.train(site)
         if not isinstance(update, Update):
             raise breach(self.half, "train", update, "an Update")
-        figures(update.metrics, self.half, "train")
+        told = figures(update.metrics, self.half, "train")
         self._keep(site)
-        return update
+        return replace(update, metrics=told)
 
     def train_stacked(self, visits: Sequence[Visit]) -> list[Update]:
         """Let clients that have the same network train in one pass; give their updates in the order of the visits.
@@ -222,6 +222,10 @@ class Workspace:
         return self._residents[kind]
 
     def _keep(self, site: Site) -> None:
+        state: object = site.state
+        if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
+            told = f"{type(self.half).__name__}.train left site.state as {type(state).__name__}"
+            raise PluginError(f"{told}; wanted: arrays by name, texts for names, {{}} for none")
         kept = {STATE + name: np.asarray(value, order="C") for name, value in site.state.items()}
         if site.buffers == "local":
             kept |= {BUFFER + name: value for name, value in site.flat.state(buffer_names(site.model)).items()}

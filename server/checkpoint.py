@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from ..configs import Config, completed
-from ..strategies.atomic import sync_folder, write_atomic
+from ..strategies.atomic import as_safetensors, sync_folder, write_atomic
 
 # What a resumed run may change: none of these alters the rounds that were already run.
 _FREE = ("name", "rounds", "engine", "evaluate.stop", "clients.timeout", "track")
@@ -55,7 +54,7 @@ class Frozen:
     def of(cls, checkpoint: Checkpoint) -> "Frozen":
         """Take a checkpoint's arrays as they are now."""
         parts = {"weights": checkpoint.weights, "state": checkpoint.state}
-        files = {name: save({key: np.asarray(value) for key, value in part.items()}) for name, part in parts.items()}
+        files = {name: as_safetensors(part) for name, part in parts.items()}
         return cls(checkpoint.round, files, {name: list(part) for name, part in parts.items()})
 
 
@@ -126,8 +125,29 @@ def newest(folder: Path) -> Path | None:
 def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
     """Give the newest checkpoint, None when there is none. Raises CheckpointError."""
     path = newest(folder)
+    while path is not None:
+        try:
+            checkpoint, before = _read(path)
+            break
+        except CheckpointError:  # a run that writes takes the older ones away, maybe while one of them is read
+            gone, path = path, newest(folder)
+            if path == gone:
+                raise
     if path is None:
         return None
+    now = config.model_dump(mode="json")
+    differing = differences(before, now) + _rounding(before, now)
+    if differing:
+        lines = "\n".join(f"  {line}" for line in differing)
+        raise CheckpointError(
+            f"the checkpoint in {folder.parent} is of another configuration:\n{lines}\n"
+            "resume with the configuration that stands in its config.yaml, or give another --out"
+        )
+    return checkpoint
+
+
+def _read(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """Give a checkpoint and the configuration that it is of. Raises CheckpointError."""
     file = path / "meta.json"
     try:
         meta = json.loads(file.read_text(encoding="utf-8"))
@@ -139,17 +159,9 @@ def load_checkpoint(folder: Path, config: Config) -> Checkpoint | None:
         state = _read_arrays(file, sums["state"], order.get("state"))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(
-            f"the checkpoint file {file} is damaged ({error}); remove {folder} to start the run anew"
+            f"the checkpoint file {file} is damaged ({error}); remove {path.parent} to start the run anew"
         ) from error
-    now = config.model_dump(mode="json")
-    differing = differences(before, now) + _rounding(before, now)
-    if differing:
-        lines = "\n".join(f"  {line}" for line in differing)
-        raise CheckpointError(
-            f"the checkpoint in {folder.parent} is of another configuration:\n{lines}\n"
-            "resume with the configuration that stands in its config.yaml, or give another --out"
-        )
-    return Checkpoint(round_, weights, state)
+    return Checkpoint(round_, weights, state), before
 
 
 def _read_arrays(file: Path, checksum: str, order: list[str] | None) -> dict[str, NDArray[Any]]:

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..strategies.grids import brief
 from .stats import natural
 from .traces import Visit
 
@@ -16,6 +17,9 @@ class Failure:
     client: str
     kind: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", brief(self.reason))  # whoever sent it: it is recorded, maybe every round
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """What a terminal shows: a plan before a run, a progress bar while it lasts, a table at its end; who holds what."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,35 @@ _STRICTER = re.compile(r"(^|_)map(75)?_by_")
 """What stands in summary.json alone: beside map50, stricter measures of every domain and class would fill a screen."""
 
 
+class Screen(Console):
+    """What a run shows itself on.
+
+    It may go before the run does, which goes on: a terminal is closed, the reader of a pipe ends, a log's disk is full.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Show nothing more; rich would end the program."""
+        self.quiet = True
+
+
+def _shown(hook: Callable[..., None]) -> Callable[..., None]:
+    """Let a hook of the bar show what it can."""
+
+    @wraps(hook)
+    def show(bar: "ProgressBar", *given: Any) -> None:
+        try:
+            hook(bar, *given)
+        except OSError:
+            bar.console.quiet = True
+
+    return show
+
+
 class ProgressBar(Callback):
     """A bar for the rounds and one for the clients of the current round."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True)
+        self.console = console or Screen(stderr=True)
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=24),
@@ -44,40 +69,50 @@ class ProgressBar(Callback):
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=self._console,
+            console=self.console,
             transient=True,
         )
-        self._status = self._console.status(_STARTING)
+        self._status = self.console.status(_STARTING)
+        self._begin()
+
+    @_shown
+    def _begin(self) -> None:
         self._status.start()
 
+    @_shown
     def on_read(self, what: str, done: int, total: int) -> None:
         """Say how far slow reading has come, before the bars are open."""
         self._status.update(f"{what}: {done:,} of {total:,}" if done < total else _STARTING)
 
+    @_shown
     def on_start(self, config: Config, folder: Path, first: int) -> None:
         """Open the bars."""
+        self._rounds = self._progress.add_task("round", total=config.rounds, completed=first - 1, note="")
+        self._clients = self._progress.add_task("clients", total=None, note="")
         self._status.stop()
         resumed = f", from round {first}" if first > 1 else ""
-        self._console.print(
+        self.console.print(
             f"[bold]{escape(config.name)}[/]: {escape(config.strategy)}, {config.rounds} rounds{resumed}, "
             f"seed {config.seed}; {escape(str(folder))}"
         )
-        self._rounds = self._progress.add_task("round", total=config.rounds, completed=first - 1, note="")
-        self._clients = self._progress.add_task("clients", total=None, note="")
         self._progress.start()
 
+    @_shown
     def on_engine(self, text: str) -> None:
         """Say how the clients run."""
-        self._console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False)
 
+    @_shown
     def on_ask(self, round_: int, kind: str, clients: int) -> None:
         """Start the clients' bar anew."""
         self._progress.reset(self._clients, total=clients, description=f"clients {kind}")
 
+    @_shown
     def on_reply(self) -> None:
         """Move the clients' bar."""
         self._progress.advance(self._clients)
 
+    @_shown
     def on_round(self, record: Mapping[str, Any]) -> None:
         """Move the rounds' bar and show the metrics."""
         metrics = record["metrics"]
@@ -86,6 +121,7 @@ class ProgressBar(Callback):
             parts.append(f"[red]{len(record['failures'])} failed[/]")
         self._progress.update(self._rounds, completed=record["round"], note="  ".join(parts))
 
+    @_shown
     def close(self) -> None:
         """Take the bars away."""
         self._status.stop()

@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-from safetensors.numpy import save
-
 from ..configs import Config, to_yaml
 from ..data.inputs import Inputs
-from ..strategies.atomic import write_atomic
+from ..strategies.atomic import as_safetensors, write_atomic
 from ..strategies.exact import Arrays
 from .records import clean
 
@@ -111,8 +108,7 @@ class RunFolder:
 
     def write_model(self, weights: Arrays, inputs: Inputs) -> None:
         """Write model.safetensors; what the model is given stands in its metadata, so that it is of use by itself."""
-        arrays = {name: np.asarray(value) for name, value in weights.items()}
-        write_atomic(self.path / "model.safetensors", save(arrays, {INPUTS: inputs.to_json()}))
+        write_atomic(self.path / "model.safetensors", as_safetensors(weights, {INPUTS: inputs.to_json()}))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json."""

@@ -10,13 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..strategies.contract import Ask, Metrics, ServerHalf, Settings, Site, Update
-from ..strategies.exact import Arrays
+from ..strategies.exact import DIVERGED, Arrays
+from ..strategies.grids import sayable
 from ..strategies.registry import PluginError
 from ..strategies.validate import breach, figures
 
 Half = ServerHalf[Any]
 _Layout = dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
 _ARRAYS = "arrays by name, {} for none"
+_RESERVED = "__metadata__"  # in a file of safetensors it stands for something else
+
+
+class DivergedError(RuntimeError):
+    """The global model has weights that are not finite: no client could train on it, and no measure would tell."""
+
+    exit_code = 1
 
 
 def made(kind: type[Half], settings: Settings, site: Site) -> Half:
@@ -54,10 +62,7 @@ def ask_evaluate(half: Half, round_: int) -> Ask:
 
 def expects(half: Half) -> Mapping[str, NDArray[Any]]:
     """Give what an update's weights must look like."""
-    given: object = half.expects()
-    if not isinstance(given, Mapping):
-        raise breach(half, "expects", given, _ARRAYS)
-    return given
+    return _arrays(half.expects(), half, "expects")
 
 
 def mergeable(half: Half, asked: Ask) -> bool:
@@ -93,6 +98,7 @@ def refine(half: Half, site: Site) -> Metrics:
     before = _layout(half)
     metrics = figures(half.refine(site), half, "refine")
     _hold(half, f"round {site.round}: {type(half).__name__}.refine", before)
+    _hold_finite(half, site.round)
     return metrics
 
 
@@ -103,7 +109,14 @@ def landmarks(half: Half) -> Arrays:
 
 def state(half: Half) -> Arrays:
     """Give what a checkpoint must hold."""
-    return _arrays(half.state(), half, "state")
+    found = _arrays(half.state(), half, "state")
+    for name, value in found.items():
+        if name == _RESERVED or sayable(name) != name or value.dtype.itemsize > 8:
+            raise PluginError(
+                f"{type(half).__name__}.state: {sayable(name)!r} of type {value.dtype} cannot be written to a "
+                f"checkpoint; wanted: numbers of at most 64 bits, under another name than {_RESERVED}"
+            )
+    return found
 
 
 def _nothing(hook: Callable[..., object], half: Half, name: str, do: str, total: Any, *given: Any) -> None:
@@ -162,3 +175,14 @@ def _hold(half: Half, told: str, before: _Layout) -> None:
             f"{told} left self.weights {what} {odd[0]!r}; wanted: the names that it had, for these are what clients "
             "are sent and give back; other arrays go into attributes and state()"
         )
+
+
+def _hold_finite(half: Half, round_: int) -> None:
+    """Raise DivergedError for weights that the server's own steps spoilt; those of clients were refused before."""
+    for name, value in half.weights.items():
+        if value.dtype.kind == "f" and not np.isfinite(value).all():
+            bad = int(value.size - np.isfinite(value).sum())
+            raise DivergedError(
+                f"round {round_}: {type(half).__name__} left self.weights['{name}'] with {bad} of {value.size} values "
+                f"that are not finite (NaN or infinite); {DIVERGED}; a changed key needs a new --out"
+            )

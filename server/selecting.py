@@ -9,7 +9,7 @@ from typing import Any, overload
 from ..configs import Config
 from ..strategies.contract import ServerHalf
 from ..strategies.seeds import derive, seed_everything
-from ..strategies.selection import PROBE, Selector, cohort, make_selector
+from ..strategies.selection import PROBE, Selector, cohort, make_selector, questioned
 from . import hooks
 from .collect import Collector
 from .collected import Collected
@@ -62,7 +62,7 @@ class Chooser:
         A client that does not answer stands among the round's failures, and may be chosen all the same.
         """
         seed_everything(derive(self.seed, "select", round_))
-        names = list(self.selector.asks(round_, size))
+        names = questioned(self.name, self.selector, round_, size, self._places)
         if names:
             ask = replace(hooks.ask_evaluate(half, round_ - 1), phase=PROBE)
             self.probed = self._collector.collect("evaluate", round_, ask, names, lambda _name, _update: None)

@@ -17,6 +17,7 @@ from ..strategies.base import identity
 from ..strategies.contract import Plugin
 from ..strategies.grids import RUN_ID
 from ..strategies.inherited import leave_out_foreign
+from ..strategies.places import origin_of
 from ..strategies.registry import leave_out_idle, place_of, settings_faults
 from ..strategies.selection import selector_faults
 from .folder import RunFolder
@@ -39,16 +40,33 @@ def check(source: str | Path | Mapping[str, Any] | Config, overrides: Iterable[s
 
 @contextmanager
 def told(folder: Path) -> Iterator[None]:
-    """Turn a full disk, or a folder that is gone, into an error that says what to do."""
+    """Turn a full disk, no more files, or a folder that is gone into an error that says what to do."""
     try:
         yield
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not folder.is_dir():
             raise RunFailedError(f"{folder} was removed while the run wrote to it; what it held is lost") from error
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise RunFailedError(
+                f"no more files can be opened ({error.strerror}: {error.filename}); raise the limit, as by ulimit -n "
+                "4096, then go on with --resume"
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise RunFailedError(
             f"no space left while writing to {folder} ({error.strerror}); free some, then go on with --resume"
+        ) from error
+
+
+@contextmanager
+def not_left() -> Iterator[None]:
+    """Turn a plugin's sys.exit() into an error: it would end the program, and with code 0 as if all had gone well."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RunFailedError(
+            f"{origin_of(error)[0]}: sys.exit({error.code!r}) was called in the middle of a run; raise an exception in "
+            "its place, which says what is wrong"
         ) from error
 
 
@@ -83,6 +101,7 @@ def session(folder: RunFolder) -> Iterator[None]:
         stack.enter_context(own_thread_and_randomness())
         stack.enter_context(identity(RUN_ID))
         stack.enter_context(told(folder.path))
+        stack.enter_context(not_left())
         yield
 
 
@@ -93,7 +112,7 @@ def claimed(folder: RunFolder, config: Config, resume: bool) -> Iterator[None]:
         folder.write_config(config)
     try:
         yield
-    except Exception:
+    except (Exception, SystemExit):
         if not resume:
             folder.disown()
         raise

@@ -17,8 +17,13 @@ class Writer:
     def submit(self, job: Callable[[], None]) -> None:
         """Start a job when the last one is over. Raises what that one raised; then this one is not started."""
         self.wait()
-        self._thread = Thread(target=self._run, args=(job,), name="fedbox-writer")
-        self._thread.start()
+        thread = Thread(target=self._run, args=(job,), name="fedbox-writer")
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or no memory for one: what it would have done is done here
+            self._run(job)
+        else:
+            self._thread = thread
 
     def wait(self) -> None:
         """Wait until nothing is under way. Raises, once, what the job raised."""

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from ..client.state import BUFFER, STATE, StateStore, behind
+from ..client.state import BUFFER, STATE, DiskError, StateStore, behind
 from ..configs import Config, ConfigError, Fault, ModelSpec
 from ..configs.faults import some
 from ..data.arrays import DataError
@@ -96,8 +96,7 @@ def _of_server(folder: Path, config: Config, plugin: Plugin) -> FinishedModel:
 
 def _of_client(folder: Path, config: Config, plugin: Plugin, client: str) -> FinishedModel:
     """Give what a client kept: its own model where all are personal, else its student, beside the global one."""
-    left, inputs = _left(folder, config, state=True), _inputs(folder, config)
-    arrays = StateStore(folder / "clients").read(client, left.round + 1)
+    (left, arrays), inputs = _kept(folder, config, client), _inputs(folder, config)
     state = behind(STATE, arrays)
     personal = plugin.client.personal
     if not personal and not any(name.startswith(STUDENT) for name in state):
@@ -118,6 +117,24 @@ def _of_client(folder: Path, config: Config, plugin: Plugin, client: str) -> Fin
         return FinishedModel(config, inputs, site, _measure(half), left.note)
     site.load(kept(site, STUDENT))
     return FinishedModel(config, inputs, site, Site.evaluate, left.note)
+
+
+def _kept(folder: Path, config: Config, client: str) -> tuple[_Left, Arrays]:
+    """Give what the run left and what the client had kept by then; once more where the run went on meanwhile."""
+    left = _left(folder, config, state=True)
+    while True:
+        problem: DiskError | None = None
+        try:
+            arrays = StateStore(folder / "clients").read(client, left.round + 1)
+        except DiskError as error:
+            arrays, problem = {}, error
+        if arrays:
+            return left, arrays
+        before, left = left, _left(folder, config, state=True)
+        if left.round == before.round:
+            if problem is not None:
+                raise problem
+            return left, arrays
 
 
 def _measure(half: ServerHalf[Any] | ClientHalf[Any]) -> Measure:

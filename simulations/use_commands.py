@@ -166,4 +166,5 @@ def _write(out: Path, found: "Mapping[Path, Sequence[Found]]") -> None:
             box = {} if each.bbox is None else {"bbox": [round(side, 2) for side in each.bbox]}
             about = {"file_name": str(picture), "category": each.category, "category_id": each.category_id}
             rows.append(json.dumps({**about, **box, "score": round(each.score, 6)}, ensure_ascii=False))
-    write_asked(out, ("[" + ",\n ".join(rows) + "]\n").encode())
+    # What is no text in the name of a file becomes JSON's own escape of it, which gives the same name back.
+    write_asked(out, ("[" + ",\n ".join(rows) + "]\n").encode(errors="backslashreplace"))

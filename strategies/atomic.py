@@ -1,7 +1,18 @@
 """Files that are written whole or not at all, so that neither a kill nor a loss of power leaves half of one."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save
+
+
+def as_safetensors(arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None) -> bytes:
+    """Give the bytes of a .safetensors file: `save` alone writes an array's memory as it lies, be it transposed."""
+    return save({name: np.asarray(value, order="C") for name, value in arrays.items()}, metadata)
 
 
 def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:

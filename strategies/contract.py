@@ -28,10 +28,21 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+_INTEGERS = range(-(2**63), 2**63)
 
 
 def _told(value: object) -> str:
     return f"{value!r} ({type(value).__name__})"
+
+
+def _check_names(kind: type, **parts: object) -> None:
+    """Raise TypeError for a part of an Ask or an Update that is no mapping, or whose keys are no texts."""
+    for part, given in parts.items():
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{kind.__name__}.{part} is {type(given).__name__}; wanted: a mapping by name")
+        for name in given:
+            if not isinstance(name, str):
+                raise TypeError(f"{kind.__name__}.{part} has the name {_told(name)}; wanted: a text")
 
 
 @dataclass(frozen=True)
@@ -48,13 +59,18 @@ class Ask:
 
     def __post_init__(self) -> None:
         """Raise TypeError for a value that cannot travel, here, where the traceback points at who made it."""
-        for part, given in (("arrays", self.arrays), ("values", self.values)):
-            if not isinstance(given, Mapping):
-                raise TypeError(f"Ask.{part} is {type(given).__name__}; wanted: a mapping by name")
+        _check_names(Ask, arrays=self.arrays, values=self.values)
+        phase: object = self.phase
+        if not isinstance(phase, str):
+            raise TypeError(f"Ask.phase is {_told(phase)}; wanted: a text, such as 'train'")
         for name, value in self.values.items():
             if not isinstance(value, Scalar):
                 raise TypeError(
                     f"Ask.values['{name}'] is {_told(value)}; wanted: int, float, str or bool, such as float(...) of it"
+                )
+            if isinstance(value, int) and value not in _INTEGERS:
+                raise TypeError(
+                    f"Ask.values['{name}'] is {value}; wanted: a whole number of 64 bits, or str(...) of it"
                 )
 
 
@@ -72,8 +88,13 @@ class Update:
     extra: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise TypeError for a part of a sample: it would be cut off on the way."""
-        if self.examples != int(self.examples):
+        """Raise TypeError for what cannot travel, and for a part of a sample: it would be cut off on the way."""
+        _check_names(Update, weights=self.weights, metrics=self.metrics, extra=self.extra)
+        try:
+            whole = self.examples == int(self.examples)
+        except (TypeError, ValueError, OverflowError):  # a text, NaN, infinity
+            whole = False
+        if not whole:
             raise TypeError(
                 f"Update.examples is {_told(self.examples)}; wanted: a whole number of samples "
                 "(another weight goes into `extra`, and into an `add` of your own)"

@@ -12,9 +12,19 @@ FIRST_NODE = 2
 """Node id of the first client; node 1 is the server."""
 
 
+_LONG, _HEAD, _TAIL = 2500, 1500, 500
+
+
 def sayable(text: str) -> str:
     """Give a text that can travel: what is no Unicode, as in the name of a file that is not in UTF-8, becomes a ?."""
     return text.encode("utf-8", "replace").decode()
+
+
+def brief(text: str) -> str:
+    """Give a long text without its middle: of an error the type and the place stand at the ends."""
+    if len(text) <= _LONG:
+        return text
+    return f"{text[:_HEAD]} [... {len(text) - _HEAD - _TAIL:,} characters ...] {text[-_TAIL:]}"
 
 
 @dataclass(frozen=True)

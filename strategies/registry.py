@@ -166,6 +166,8 @@ def settings_faults(raw: Mapping[str, Any]) -> Iterable[Fault]:
         yield Fault("strategy", f"got '{strategy}', which is {unregistered('strategy', strategy, points)}")
     else:
         yield from _model_faults(strategy, raw.get("model"))
+        if block_name(strategy) not in blocks:  # its defaults may be at fault, or lack one
+            yield from _block_faults(strategy, block_name(strategy), {})
     for key, block in blocks.items():
         target = strategy if key == block_name(strategy) else key if key in points else _of_module(str(key))
         if target is None:
@@ -223,3 +225,7 @@ def _block_faults(strategy: str, key: str, block: dict[str, Any]) -> Iterable[Fa
         schema.model_validate(block)
     except ValidationError as error:
         yield from schema_faults(error, schema, f"settings.{key}")
+    except Exception as error:  # a validator, or a factory of a default, of the plugin's own
+        raise PluginError(
+            f"strategy '{strategy}': its {schema.__name__} cannot be made: {type(error).__name__}: {error}"
+        ) from error

@@ -88,16 +88,30 @@ def cohort(
     `places` holds the place of every client in that order.
     """
     told = f"selector '{name}', round {round_}:"
-    chosen = list(selector.choose(round_, size, losses))
-    if unknown := [each for each in chosen if each not in places]:
-        first, last = selector.clients[0], selector.clients[-1]
-        raise PluginError(f"{told} chose {', '.join(map(str, unknown[:5]))}; the clients are {first} to {last}")
+    chosen = _known(selector.choose(round_, size, losses), f"{told} chose", selector, places)
     if len(set(chosen)) < len(chosen):
         twice = sorted({each for each in chosen if chosen.count(each) > 1}, key=places.__getitem__)
         raise PluginError(f"{told} chose {', '.join(twice[:5])} more than once")
     if len(chosen) != size:
         raise PluginError(f"{told} chose {len(chosen)} clients; wanted: {size} (clients.per_round)")
     return sorted(chosen, key=places.__getitem__)
+
+
+def questioned(name: str, selector: Selector[Any], round_: int, size: int, places: Mapping[str, int]) -> list[str]:
+    """Give the clients that the selector asks for their loss, each once. Raises PluginError for what are none."""
+    given = selector.asks(round_, size)
+    return [*dict.fromkeys(_known(given, f"selector '{name}', round {round_}: asked", selector, places))]
+
+
+def _known(given: object, told: str, selector: Selector[Any], places: Mapping[str, int]) -> list[str]:
+    """Give what are to be names of clients as a list. Raises PluginError."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise PluginError(f"{told} {given!r} ({type(given).__name__}); wanted: a list of names of clients")
+    names = list(given)
+    if unknown := [each for each in names if not isinstance(each, str) or each not in places]:
+        first, last = selector.clients[0], selector.clients[-1]
+        raise PluginError(f"{told} {', '.join(map(str, unknown[:5]))}; the clients are {first} to {last}")
+    return names
 
 
 def selector_faults(raw: Mapping[str, Any]) -> Iterable[Fault]:

@@ -23,6 +23,7 @@ from .graphs import Replays
 from .optim import lr_factor
 from .samples import Batch, Samples
 from .site import Site
+from .validate import breach
 
 _LEVELS = 8  # of torch's sum of losses
 _STAGED = 2_000_000  # values of images laid out at a time, over all clients
@@ -31,8 +32,11 @@ _STAGED = 2_000_000  # values of images laid out at a time, over all clients
 def refuse_training(config: Config, half: ClientHalf[Any]) -> None:
     """Raise StackError, which says why, where clients cannot be trained in one pass, whatever their model is."""
     train = config.train
-    if half.plain() is None:
+    plain: object = half.plain()
+    if plain is None:
         raise StackError(f"strategy {config.strategy}: its clients do more than plain supervised training")
+    if not isinstance(plain, Plain):
+        raise breach(half, "plain", plain, "a Plain or None")
     if train.optimizer != "sgd":
         raise StackError(f"train.optimizer={train.optimizer}: only sgd has a step over all clients")
     if train.clip_norm is not None:

@@ -130,7 +130,9 @@ def warn_unmeasured(federation: Federation, personal: bool) -> None:
 
 def warn_never_asked(strategy: str, half: ServerHalf[Any], rounds: int) -> None:
     """Warn where the run ends before the strategy asks its first client: the server's model would pass for theirs."""
-    first = half.first_ask()
+    first: object = half.first_ask()
+    if first is not None and not isinstance(first, int):
+        raise breach(half, "first_ask", first, "the number of a round, or None")
     if first is not None and first > rounds:
         warn_once(
             log,
@@ -168,7 +170,7 @@ def figures(value: object, giver: object, method: str) -> Metrics:
     for name, number in value.items():
         try:
             found[str(name)] = float(number)
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise PluginError(
                 f"{told}: metric '{name}' is {number!r} ({type(number).__name__}); wanted: one number"
             ) from error

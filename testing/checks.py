@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from ..server import hooks
 from ..server.checkpoint import load_checkpoint
@@ -13,6 +13,7 @@ from ..server.outcome import Result
 from ..server.stats import human_bytes
 from ..simulations.inprocess import InProcessGrid
 from ..simulations.run import Parts
+from ..strategies.atomic import as_safetensors
 from ..strategies.base import identity
 from ..strategies.contract import ServerHalf
 from ..strategies.federation import Federation
@@ -139,7 +140,7 @@ def _state(subject: Subject) -> str:
     assert checkpoint is not None
     half.weights = checkpoint.weights
     half.restore(dict(checkpoint.state))
-    back = load(save(hooks.state(half)))
+    back = load(as_safetensors(hooks.state(half)))
     names = sorted({*checkpoint.state, *back})
     lost = [name for name in names if not _equal(checkpoint.state.get(name), back.get(name))]
     if lost:

@@ -1,8 +1,12 @@
 """What closes a run on the screen, and who holds what."""
 
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+from plugins_for_tests import command, environment, save_config, summary
 from rich.console import Console
 
 from fedbox.server.console import partition_table, summary_table
@@ -47,3 +51,21 @@ def test_many_classes_leave_room_for_the_roles() -> None:
         assert all(role in shown for role in ("labelled", "unlabelled", "test"))
         assert "\u2026" not in shown
         assert (f"{classes} classes, too many" in shown) == told
+
+
+@pytest.mark.parametrize("screen", ["a pipe that nobody reads", "/dev/full"])
+def test_a_run_outlives_the_screen_that_shows_it(tmp_path: Path, screen: str) -> None:
+    """As when a terminal is closed, or the disk fills that its log is on."""
+    if screen == "/dev/full" and not Path(screen).exists():
+        pytest.skip("there is no /dev/full")
+    if screen == "/dev/full":
+        shown = os.open(screen, os.O_WRONLY)
+    else:
+        unread, shown = os.pipe()
+        os.close(unread)
+    words = command("run", save_config(tmp_path / "toy.yaml"), "rounds=2", "--out", str(tmp_path / "run"))
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=shown, env=environment(), timeout=120, check=False)
+    os.close(shown)
+    assert done.returncode == 0
+    assert b"report:" in done.stdout
+    assert summary(tmp_path / "run")["status"] == "completed"

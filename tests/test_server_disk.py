@@ -2,9 +2,11 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from plugins_for_tests import command, environment, lines, run, save_config
 
 import fedbox
 from fedbox.server.loop import RunFailedError
+from fedbox.server.writing import Writer
 
 MODEL = {"name": "mlp", "options": {"hidden": 800}}  # 60,010 weights: a checkpoint of 240 kB
 LIMITED = """
@@ -132,3 +135,38 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert not list((out / "checkpoint").iterdir())
     end = run(out, resume=True, **changes)
     assert end.summary["model_sha256"] == run(tmp_path / "whole", **changes).summary["model_sha256"]
+
+
+def test_no_more_files_may_be_opened(tmp_path: Path) -> None:
+    """Those that are open stay so: the round's record, its times and its checkpoint are what is not to be written."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    class Limit(fedbox.Callback):
+        def on_ask(self, round_: int, kind: str, clients: int) -> None:
+            if round_ == 2:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+
+    try:
+        with pytest.raises(
+            RunFailedError, match=r"no more files can be opened \(.*; raise the limit, .* with --resume"
+        ):
+            run(tmp_path / "run", callbacks=[Limit()], track=[])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    end, whole = run(tmp_path / "run", resume=True, track=[]), run(tmp_path / "whole", track=[])
+    assert end.summary["model_sha256"] == whole.summary["model_sha256"]
+
+
+def test_no_thread_can_be_started_to_write(tmp_path: Path) -> None:
+    """For lack of memory, or as there are too many processes: it is written all the same, and faults are told."""
+    writer, done = Writer(), list[str]()
+    threading.stack_size(1 << 50)
+    try:
+        writer.submit(lambda: done.append("written"))
+        writer.submit((tmp_path / "missing" / "file").touch)
+    finally:
+        threading.stack_size(0)
+    assert done == ["written"]
+    with pytest.raises(FileNotFoundError):
+        writer.wait()
+    writer.wait()

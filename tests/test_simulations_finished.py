@@ -1,9 +1,13 @@
 """A finished model at work: it sees pictures as its run did, has the same figures, and says what is amiss."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -15,9 +19,11 @@ from safetensors.numpy import load_file
 from trees_for_tests import BOX, make_coco
 
 import fedbox
+from fedbox.client.state import StateStore
 from fedbox.data import DataError
 from fedbox.data.annotations_coco import read_coco
 from fedbox.data.inputs import Inputs
+from fedbox.server.checkpoint import Frozen, commit_checkpoint, draft_checkpoint, load_checkpoint
 from fedbox.server.folder import FolderError
 from fedbox.server.records import digest, nested
 from fedbox.simulations.finished import evaluate
@@ -239,6 +245,38 @@ def test_a_run_that_has_not_ended_gives_the_model_of_its_last_round(tmp_path: Pa
         fedbox.load(tmp_path / "none")
 
 
+def _goes_on(run: Path, stop: Event) -> None:
+    """Do what a run does to its folder: each round has a client's state and a checkpoint, and older ones go."""
+    config = check(run / "config.yaml")
+    first, store = load_checkpoint(run / "checkpoint", config), StateStore(run / "clients")
+    assert first is not None
+    kept = store.read("client-0", 10**6)
+    for round_ in count(first.round + 1):
+        if stop.is_set():
+            return
+        store.write("client-0", round_, kept)
+        commit_checkpoint(draft_checkpoint(run / "checkpoint", Frozen.of(replace(first, round=round_)), config))
+
+
+def test_a_folder_is_read_while_a_run_writes_to_it(tmp_path: Path) -> None:
+    """A checkpoint that was just taken away is not damaged; a client's state that gave way is not gone."""
+    run = train(tmp_path / "run", strategy="local")
+    config, stop, seen = check(run / "config.yaml"), Event(), set()
+    writer = Thread(target=_goes_on, args=(run, stop))
+    writer.start()
+    try:
+        for _ in range(400):
+            checkpoint = load_checkpoint(run / "checkpoint", config)
+            assert checkpoint is not None
+            seen.add(checkpoint.round)
+        for _ in range(60):
+            seen.add(fedbox.load(run, client="client-0").round)
+    finally:
+        stop.set()
+        writer.join()
+    assert len(seen) > 20
+
+
 def test_a_model_needs_no_data(classifier: Path, tmp_path: Path) -> None:
     """What it is given stands with its weights."""
     run = tmp_path / "run"
@@ -332,6 +370,21 @@ def test_predict_names_what_does_not_decode_and_goes_on(classifier: Path, tmp_pa
         assert told in err
     code, _, err = fedbox_here("predict", "more", "more")
     assert (code, err) == (5, "error: more holds no run; give the folder that a run wrote, with its config.yaml\n")
+
+
+def test_names_that_are_no_text_come_back_as_they_are(
+    classifier: Path, pictures: Path, tmp_path: Path, fedbox_here: Here
+) -> None:
+    """Names of files are bytes: those of an older system are often not in UTF-8."""
+    place = tmp_path / os.fsdecode(b"caf\xe9.png")
+    try:
+        shutil.copy(next(pictures.rglob("*.png")), place)
+    except OSError:  # a file system that takes texts only
+        pytest.skip("there are no such names here")
+    code, _, err = fedbox_here("predict", str(classifier), str(place), "--out", "found.json")
+    assert code == 0, err
+    (row,) = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert Path(row["file_name"]) == place
 
 
 def test_evaluate_on_the_command_line(classifier: Path, fedbox_here: Here) -> None:

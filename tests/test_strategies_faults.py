@@ -143,6 +143,52 @@ class Remembering(ServerHalf[Settings]):
         return {"round": 3, "seen": {"client-0": 1}}
 
 
+class Reserved(ServerHalf[Settings]):
+    def state(self) -> Any:
+        return {"__metadata__": np.zeros(2)}
+
+
+class Precise(ServerHalf[Settings]):
+    def state(self) -> Any:
+        return {"sum": np.zeros(2, np.longdouble)}
+
+
+class Lists(ServerHalf[Settings]):
+    def expects(self) -> Any:
+        return {3: self.weights}
+
+
+class Vast(ServerHalf[Settings]):
+    def refine(self, site: Site) -> Metrics:
+        return {"moves": 10**400}
+
+
+class First(ServerHalf[Settings]):
+    def first_ask(self) -> Any:
+        return "two"
+
+
+class Plainest(ClientHalf[Settings]):
+    def plain(self) -> Any:
+        return True
+
+
+class Verbose(ClientHalf[Settings]):
+    def train(self, site: Site) -> Update:
+        raise ValueError("x" * 10**6)
+
+
+class Stateless(Change):
+    @staticmethod
+    def change(site: Site, update: Update) -> Update:
+        site.state = None  # type: ignore[assignment]
+        return update
+
+
+class Unweighted(Change):
+    change = staticmethod(lambda site, update: replace(update, extra=None))
+
+
 class Bare(ServerHalf[Settings]):
     def __init__(self, settings: Settings, site: Site) -> None:
         self.sites = [site]
@@ -187,6 +233,8 @@ class Withholding(FedMatchClient):
 telling, part, many, text, silent, resting, vector, number, detached, through = (
     Plugin(client=half) for half in (Telling, Part, Many, Text, Silent, Resting, Vector, Number, Detached, Through)
 )
+plainest, verbose, unweighted, stateless = (Plugin(client=half) for half in (Plainest, Verbose, Unweighted, Stateless))
+reserved, precise, lists, vast, first = (Plugin(server=half) for half in (Reserved, Precise, Lists, Vast, First))
 in_place, nothing, tensors, numpy, double, shorter, flat, tensor, giving, ask_dict, no_own, no_ask = (
     Plugin(server=half)
     for half in (InPlace, Nothing, Tensors, Numpy, Double, Shorter, Flat, Torch, Giving, Dict, NoOwn, NoAsk)
@@ -235,6 +283,15 @@ def test_a_run_that_fails_ends_with_the_weights_of_the_last_round_that_it_tells_
         ),
         ("detached", r"Detached.loss returned a tensor without a gradient"),
         ("through", r"RuntimeError: .*\(test_strategies_faults.py, line"),
+        (
+            "unweighted",
+            r"TypeError: Update.extra is NoneType; wanted: a mapping by name \(test_strategies_faults.py, line",
+        ),
+        (
+            "verbose",
+            r"ValueError: x{1000,1500} \[... 998,\d\d\d characters ...\] x{300,500} \(test_strategies_faults.py",
+        ),
+        ("stateless", "PluginError: Stateless.train left site.state as NoneType; wanted: arrays by name"),
         ("text", r"client-\d wants to keep state/word of type <U4; wanted: numbers or booleans"),
     ],
 )
@@ -263,6 +320,12 @@ def test_a_clients_mistake_is_its_failure_by_name(name: str, said: str, tmp_path
         ),
         ("adding", "Adding.add returned dict; the contract wants None: change the total in place"),
         ("remembering", "Remembering.state: 'seen' is dict; wanted: texts for names, and arrays"),
+        ("reserved", "Reserved.state: '__metadata__' of type float64 cannot be written to a checkpoint; wanted: "),
+        ("precise", r"Precise.state: 'sum' of type float128 cannot be written .* numbers of at most 64 bits"),
+        ("lists", "Lists.expects: 3 is dict; wanted: texts for names, and arrays"),
+        ("vast", r"Vast.refine: metric 'moves' is 1\d+ \(int\); wanted: one number"),
+        ("first", "First.first_ask returned str; the contract wants the number of a round, or None"),
+        ("plainest", "Plainest.plain returned bool; the contract wants a Plain or None"),
         ("bare", r"Bare.__init__ left no self.weights; call super\(\).__init__\(settings, site\) first"),
     ],
 )
@@ -277,6 +340,17 @@ def test_a_value_that_cannot_travel_is_told_where_it_is_made(tmp_path: Path) -> 
         run(tmp_path / "run", strategy=_named("numpy"))
     with pytest.raises(TypeError, match=r"Ask\.arrays is list; wanted: a mapping by name"):
         Ask([])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Ask\.values has the name 3 \(int\); wanted: a text"):
+        Ask({}, values={3: 1})  # type: ignore[dict-item]
+    with pytest.raises(TypeError, match=r"Ask\.values\['seed'\] is 1\d+; wanted: a whole number of 64 bits"):
+        Ask({}, values={"seed": 2**80})
+    with pytest.raises(TypeError, match=r"Ask\.phase is None \(NoneType\); wanted: a text, such as 'train'"):
+        Ask({}, phase=None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Update\.metrics has the name 3 \(int\); wanted: a text"):
+        Update({}, metrics={3: 1.0})  # type: ignore[dict-item]
+    for examples in (None, float("nan"), float("inf"), "seven"):
+        with pytest.raises(TypeError, match=r"Update\.examples is .* \(\w+\); wanted: a whole number of samples"):
+            Update({}, examples)  # type: ignore[arg-type]
 
 
 def test_an_evaluation_that_gives_nothing_is_told_as_such(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -191,7 +191,15 @@ class Wrong(Selector[Settings]):
     """Gives what the round's number says."""
 
     def choose(self, round_: int, size: int, losses: Mapping[str, float]) -> Sequence[str]:
-        return [["client-99", "client-0"], ["client-1", "client-1"], ["client-0"]][round_ - 1]
+        given: list[Any] = [
+            ["client-99", "client-0"],
+            ["client-1", "client-1"],
+            ["client-0"],
+            None,
+            "client-0",
+            [0, [1]],
+        ]
+        return given[round_ - 1]  # type: ignore[no-any-return]
 
 
 wrong = SelectorPlugin(Settings, Wrong)
@@ -203,6 +211,9 @@ wrong = SelectorPlugin(Settings, Wrong)
         (0, r"round 1: chose client-99; the clients are client-0 to client-4"),
         (1, r"round 1: chose client-1 more than once"),
         (2, r"round 1: chose 1 clients; wanted: 2 \(clients\.per_round\)"),
+        (3, r"round 1: chose None \(NoneType\); wanted: a list of names of clients"),
+        (4, r"round 1: chose 'client-0' \(str\); wanted: a list of names of clients"),
+        (5, r"round 1: chose 0, \[1\]; the clients are client-0 to client-4"),
     ],
 )
 def test_what_is_no_cohort_is_refused(
@@ -213,6 +224,42 @@ def test_what_is_no_cohort_is_refused(
     with pytest.raises(PluginError, match=message) as caught:
         run(tmp_path / "run", clients={"selector": "test_strategies_selectors:wrong", "per_round": 2})
     assert caught.value.exit_code == 4
+
+
+class Asking(Selector[Settings]):
+    """Asks whom `wanted` names."""
+
+    wanted: ClassVar[Any] = None
+
+    def asks(self, round_: int, size: int) -> Sequence[str]:
+        return self.wanted  # type: ignore[no-any-return]
+
+    def choose(self, round_: int, size: int, losses: Mapping[str, float]) -> Sequence[str]:
+        return list(losses)
+
+
+asking = SelectorPlugin(Settings, Asking)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (None, r"round 1: asked None \(NoneType\); wanted: a list of names of clients"),
+        ("client-0", r"round 1: asked 'client-0' \(str\); wanted: a list of names"),
+        (["client-0", "client-7", 1], r"round 1: asked client-7, 1; the clients are client-0 to client-4"),
+        (["client-0", "client-0", "client-3"], ""),
+    ],
+)
+def test_who_is_asked_for_a_loss_must_be_a_client(
+    wanted: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Asking, "wanted", wanted)
+    clients = {"selector": "test_strategies_selectors:asking", "per_round": 2}
+    if message:
+        with pytest.raises(PluginError, match=message):
+            run(tmp_path / "run", clients=clients)
+    else:  # twice is once
+        assert list(run(tmp_path / "run", clients=clients, rounds=1).rounds[0]["asked"]) == ["client-0", "client-3"]
 
 
 def test_all_faults_of_a_selector_are_told_at_once() -> None:
