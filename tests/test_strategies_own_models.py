@@ -2,28 +2,15 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
+from plugins_for_tests import run
 from torch import Tensor, nn
 
-import fedbox
 from fedbox.models import Classifier
 from fedbox.strategies import UnsuitableError
 
 NAMES = ["fedsa", "fedproto", "fedtgp", "feddistill", "lg-fedavg"]
-TOY: dict[str, Any] = {
-    "name": "toy",
-    "rounds": 2,
-    "data": {
-        "dataset": "digits",
-        "options": {"limit": 200, "test_limit": 50},
-        "partition": {"kind": "iid", "clients": 2},
-        "test_share": 0.25,
-    },
-    "train": {"batch_size": 10, "lr": 0.05},
-    "engine": {"workers": 1},
-}
 
 
 class Undivided(nn.Module):
@@ -61,11 +48,11 @@ def own_classifier(shape: tuple[int, int, int], classes: int) -> Classifier:
 @pytest.mark.parametrize("strategy", NAMES)
 def test_a_model_that_cannot_serve_is_refused_before_the_run(strategy: str, tmp_path: Path) -> None:
     with pytest.raises(UnsuitableError, match=f"^{strategy} needs a model .*Undivided"):
-        fedbox.run(TOY, strategy=strategy, model=f"{__name__}:Undivided", out=tmp_path / "run", quiet=True)
+        run(tmp_path / "run", strategy=strategy, model=f"{__name__}:Undivided")
 
 
 @pytest.mark.parametrize("strategy", NAMES)
 def test_a_classifier_of_ones_own_serves(strategy: str, tmp_path: Path) -> None:
     own = f"{__name__}:own_classifier" if strategy != "lg-fedavg" else f"{__name__}:Halves"
-    result = fedbox.run(TOY, strategy=strategy, model=own, out=tmp_path / "run", quiet=True, report=False)
+    result = run(tmp_path / "run", strategy=strategy, model=own, rounds=2)
     assert not any(record["failures"] for record in result.rounds)
