@@ -4,8 +4,9 @@ import sys
 import traceback
 from pathlib import Path
 
-_LIBRARIES = {"fedbox", "flwr", "kornia", "numpy", "torch", "torchvision", "transformers", *sys.stdlib_module_names}
-"""Packages in which a plugin's mistake may come to light, but is not made."""
+_INSTALLED = ("fedbox", "flwr", "kornia", "mlflow", "numpy", "torch", "torchvision", "transformers", "wandb")
+_LIBRARIES = {*_INSTALLED, *sys.stdlib_module_names}
+"""Packages in which a plugin's mistake may come to light, but is not made; wandb puts itself in sys.exit's place."""
 
 
 def origin_of(error: BaseException) -> tuple[str, bool]:
