@@ -65,7 +65,8 @@ def final_rows(groups: Sequence[Group], columns: Sequence[Column], metric: str) 
     stats = [{c.key: mean_std([told[id(r)][c.key] for r in g.used]) for c in columns} for g in groups]
     # A run that did not end is cheaper and not as far, and a mean without the seeds that ran away is of the lucky ones:
     # neither can be the best.
-    fair = [group.used[0].whole and len(finals(group, metric)) in (0, len(group.used)) for group in groups]
+    known = [len(finite([told[id(run)]["final"] for run in group.used])) for group in groups]
+    fair = [group.used[0].whole and n in (0, len(group.used)) for group, n in zip(groups, known, strict=True)]
     best: dict[str, str] = {}
     for c in columns:
         means = finite([stat[c.key][0] for stat, ok in zip(stats, fair, strict=True) if ok])

@@ -123,18 +123,17 @@ def _kept(folder: Path, config: Config, client: str) -> tuple[_Left, Arrays]:
     """Give what the run left and what the client had kept by then; once more where the run went on meanwhile."""
     left = _left(folder, config, state=True)
     while True:
-        problem: DiskError | None = None
         try:
             arrays = StateStore(folder / "clients").read(client, left.round + 1)
-        except DiskError as error:
-            arrays, problem = {}, error
-        if arrays:
-            return left, arrays
-        before, left = left, _left(folder, config, state=True)
-        if left.round == before.round:
-            if problem is not None:
-                raise problem
-            return left, arrays
+        except DiskError:
+            now = _left(folder, config, state=True)
+            if now.round == left.round:
+                raise
+        else:
+            now = left if arrays else _left(folder, config, state=True)
+            if now.round == left.round:
+                return now, arrays
+        left = now
 
 
 def _measure(half: ServerHalf[Any] | ClientHalf[Any]) -> Measure:

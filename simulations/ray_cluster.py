@@ -36,14 +36,13 @@ class Cluster:
         Raises ConfigError when the address does not answer, within seconds, and KeyboardInterrupt when a signal came.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray must not phone home
-        self._options = {"include_dashboard": False, "num_cpus": workers} if config.address is None else {}
-        self._address, self._left = config.address, Event()
-        self._came = SimpleQueue[BaseException | None]()
+        options = {"include_dashboard": False, "num_cpus": workers} if config.address is None else {}
+        self._came, self._left = SimpleQueue[BaseException | None](), Event()
         if config.address not in (None, "auto"):
             _knock(config.address)
         handler = signal.getsignal(signal.SIGTERM)
         try:
-            Thread(target=self._keep, daemon=True).start()
+            Thread(target=self._keep, args=(config.address, options), daemon=True).start()
             error = self._came.get()
         except KeyboardInterrupt:
             signal.alarm(0)  # of Ray's C++ handler, which is there for a moment: it ends the process after 3 s
@@ -58,10 +57,10 @@ class Cluster:
         if error is not None:
             raise error
 
-    def _keep(self) -> None:
+    def _keep(self, address: str | None, options: dict[str, Any]) -> None:
         try:
             with _groups_of_their_own():
-                _init(self._address, self._options)
+                _init(address, options)
         except BaseException as error:
             self._came.put(error)
         else:
